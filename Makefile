@@ -1,0 +1,63 @@
+# `make r1` and `make test` do their own set-up in a fresh clone. `make help` lists everything.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS ?= eval,code,dev
+TINY := recipes/tiny-r1
+
+# $(call need_recipe,step) stops with one line if no recipe was named.
+need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
+
+.PHONY: help install test slow check sft grpo distill evaluate r1 base report lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  RECIPE=recipes/… names the recipe; ARGS=\"trainer.learning_rate=1e-5 seed=1\" overrides its values."
+
+install: $(STAMP)  ## the virtual environment with the tested versions (done by the other targets too)
+
+$(STAMP): setup.py requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@touch $@
+
+test: $(STAMP)  ## the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(STAMP)  ## the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(STAMP)  ## every check of RECIPE, or of all recipes, that needs no GPU and no network
+	@$(BIN)/python -m open_r1.check $(RECIPE) $(if $(RECIPE),$(ARGS))
+
+sft grpo distill evaluate: $(STAMP)
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.launch $@ $(RECIPE) $(ARGS)
+
+sft:  ## cold start: supervised fine-tuning of RECIPE
+grpo:  ## reinforcement learning with the rewards of RECIPE
+distill:  ## a student learns from a teacher's verified traces, as RECIPE says
+evaluate:  ## LightEval on the benchmarks of RECIPE
+
+r1: RECIPE := $(if $(RECIPE),$(RECIPE),$(TINY)/pipeline.yaml)
+r1: $(STAMP)  ## the whole R1 pipeline; on this machine's CPU unless RECIPE says otherwise
+	@$(BIN)/python -m open_r1.launch pipeline $(RECIPE) $(ARGS)
+
+base: $(STAMP)  ## train the two tiny base models anew and compare them with the shipped ones
+	@$(BIN)/python -m open_r1.launch pretrain $(TINY)/base.yaml $(ARGS)
+	@$(BIN)/python -m open_r1.launch pretrain $(TINY)/base-student.yaml $(ARGS)
+	@$(BIN)/python scripts/ship_model.py --compare runs/$(notdir $(TINY))/base/latest $(TINY)/models/teacher
+	@$(BIN)/python scripts/ship_model.py --compare runs/$(notdir $(TINY))/base-student/latest $(TINY)/models/student
+
+report: $(STAMP)  ## draw the report of a run directory anew: make report RUN=runs/…
+	@$(BIN)/python -m open_r1.report $(RUN)
+
+lint: $(STAMP)  ## ruff, as CI runs it
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+clean:  ## remove the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) build .pytest_cache .ruff_cache src/*.egg-info

@@ -1,0 +1,310 @@
+"""`make check`: everything that can be known of a recipe without a GPU, without the network and without torch.
+
+`recipe.py` knows the shape of a recipe; here its names are looked up: rewards, columns, benchmarks, files, stages.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from open_r1.benchmarks.table import BENCHMARKS
+from open_r1.data import columns_of
+from open_r1.procedural import FAMILIES, STYLES
+from open_r1.recipe import (
+    STAGE_REFERENCE,
+    DataSource,
+    Recipe,
+    RecipeError,
+    Stage,
+    is_path,
+    load_recipe,
+)
+from open_r1.rewards import REWARDS, reward_entry
+from open_r1.rewards.completion import prefill_problems
+from open_r1.trainer_fields import trainer_value
+from open_r1.wording import closest
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPES = REPOSITORY / "recipes"
+RUNS = REPOSITORY / "runs"
+ACCELERATE_CONFIGS = RECIPES / "accelerate_configs"
+STEPS_WITHOUT_MODEL = ("evaluate", "pipeline")
+
+
+def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run: bool = False) -> None:
+    """Returns if nothing is wrong. Raises RecipeError with a line for each mistake.
+
+    `earlier_stages` are the names that `stage:` references may mean; outside of a pipeline there are none. A model
+    that another run is to make (a path under runs/) need be there only `before_run`.
+    """
+    problems = [
+        *_model_problems(recipe, set(earlier_stages), before_run),
+        *_data_problems(recipe),
+        *_reward_problems(recipe),
+        *_benchmark_problems(recipe),
+        *_batch_problems(recipe),
+        *_hardware_problems(recipe),
+    ]
+    lines = [f"{recipe.source}: {problem}" for problem in problems]
+    if recipe.step == "pipeline":
+        lines += _stage_problems(recipe)
+    if lines:
+        raise RecipeError(*dict.fromkeys(lines))
+
+
+def stage_recipe(pipeline: Recipe, stage: Stage, references: dict[str, str] | None = None) -> Recipe:
+    """The recipe of a stage with the pipeline's seed and the stage's `set` applied.
+
+    `references` maps stage names to model directories; without it `stage:x` is left as it stands. Raises RecipeError.
+    """
+    overrides = {"seed": pipeline.seed, **_flatten(stage.set)}
+    if references is not None:
+        overrides = {key: _resolve(value, references) for key, value in overrides.items()}
+    return load_recipe(pipeline.path(stage.recipe), overrides)
+
+
+def references_of(value: Any) -> list[str]:
+    """Names of the stages that a value of `set` refers to, in order."""
+    if isinstance(value, dict):
+        return [name for entry in value.values() for name in references_of(entry)]
+    if isinstance(value, list):
+        return [name for entry in value for name in references_of(entry)]
+    if isinstance(value, str) and value.startswith(STAGE_REFERENCE):
+        return [value.removeprefix(STAGE_REFERENCE)]
+    return []
+
+
+def all_recipes(folder: Path = RECIPES) -> list[Path]:
+    """Every recipe of the repository: each .yaml under recipes/ but for the accelerate configs."""
+    return [file for file in sorted(folder.rglob("*.yaml")) if ACCELERATE_CONFIGS not in file.parents]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{a: {b: 1}} -> {"a.b": 1}: a partial recipe as overrides."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _resolve(value: Any, references: dict[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_resolve(entry, references) for entry in value]
+    if isinstance(value, str) and value.startswith(STAGE_REFERENCE):
+        return references[value.removeprefix(STAGE_REFERENCE)]
+    return value
+
+
+def _model_problems(recipe: Recipe, earlier_stages: set[str], before_run: bool) -> Iterator[str]:
+    names = {"model.name": recipe.model.name}
+    if recipe.distill:
+        names["distill.teacher"] = recipe.distill.teacher
+    if recipe.evaluate:
+        names |= {f"evaluate.models.{label}": name for label, name in recipe.evaluate.models.items()}
+    for key, name in names.items():
+        if name is None:
+            continue
+        stage = name.removeprefix(STAGE_REFERENCE)
+        if stage != name and stage not in earlier_stages:
+            known = f"earlier stages: {', '.join(sorted(earlier_stages))}" if earlier_stages else "no stage runs before"
+            yield f"{key}: {name!r} names no earlier stage that makes a model ({known}){closest(stage, earlier_stages)}"
+        elif is_path(name) and not (recipe.path(name) / "config.json").is_file():
+            if not recipe.path(name).is_relative_to(RUNS):
+                yield f"{key}: no model at {recipe.path(name)} (it has no config.json)"
+            elif before_run:
+                yield f"{key}: no model at {recipe.path(name)}; run the recipe that makes it first"
+        elif stage == name and not is_path(name) and name.count("/") > 1:
+            yield f"{key}: {name!r} is no Hub id; a path begins with ./, ../ or /"
+    template = recipe.model.chat_template
+    if template and not recipe.path(template).is_file():
+        yield f"model.chat_template: no such file: {recipe.path(template)}"
+
+
+def _data_problems(recipe: Recipe) -> Iterator[str]:
+    for index, source in enumerate(recipe.data):
+        try:
+            columns_of(recipe, source)
+        except RecipeError as error:
+            yield f"data.{index}.{error}"
+        if source.procedural:
+            yield from (f"data.{index}.procedural.{problem}" for problem in _procedural_problems(source))
+
+
+def _procedural_problems(source: DataSource) -> Iterator[str]:
+    section = source.procedural
+    if section.family not in FAMILIES:
+        yield f"family: unknown data source {section.family!r}{closest(section.family, FAMILIES)}"
+        return
+    for style in section.styles:
+        if style not in STYLES:
+            yield f"styles.{style}: unknown style (known: {', '.join(STYLES)}){closest(style, STYLES)}"
+    known = _parameters_of_family(section.family)
+    for key in section.parameters:
+        if key not in known or key in ("seed", "size"):
+            yield f"parameters.{key}: unknown parameter of reasoning-gym's {section.family}{closest(key, known)}"
+
+
+def _parameters_of_family(family: str) -> list[str]:
+    from reasoning_gym.factory import DATASETS  # costs a second; only recipes that use it pay
+
+    _, config = DATASETS[family]
+    return list(inspect.signature(config).parameters)
+
+
+def _reward_problems(recipe: Recipe) -> Iterator[str]:
+    for index, reward in enumerate(recipe.rewards):
+        key = f"rewards.{index}"
+        if ":" not in reward.name and reward.name not in REWARDS:
+            yield f"{key}.name: unknown reward {reward.name!r} (known: {', '.join(REWARDS)}){closest(reward.name, REWARDS)}"
+            continue
+        try:
+            entry = reward_entry(reward.name)
+        except RecipeError as error:
+            yield f"{key}.name: {error}"
+            continue
+        signature = inspect.signature(entry.function).parameters.values()
+        known = [parameter.name for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY]
+        for name in reward.parameters:
+            if name not in known:
+                mend = closest(name, [*known, "weight", "shuffled"])
+                yield f"{key}.{name}: unknown parameter of reward {reward.name}{mend}"
+        yield from _column_problems(recipe, key, reward.name, entry.columns)
+    template = _chat_template(recipe)
+    if template:
+        yield from prefill_problems(_render(template), recipe.rewards)
+
+
+def _column_problems(recipe: Recipe, key: str, reward: str, needed: Iterable[str]) -> Iterator[str]:
+    for index, source in enumerate(recipe.data):
+        try:
+            given = columns_of(recipe, source)
+        except RecipeError:
+            continue  # told with the data
+        if given is None:  # the Hub's columns are known when the data is loaded; a mapping says which are meant
+            given = set(source.columns) | set(needed if not source.columns else ())
+        for column in needed:
+            if column not in given:
+                yield (
+                    f"{key}: {reward} needs the column {column}, which data.{index} does not give; "
+                    f"add data.{index}.columns.{column}"
+                )
+
+
+def _chat_template(recipe: Recipe) -> str | None:
+    """The chat template if it lies on this disk: the recipe's file, or the one beside a local model."""
+    if recipe.model.chat_template:
+        file = recipe.path(recipe.model.chat_template)
+    elif recipe.model.name and is_path(recipe.model.name):
+        file = recipe.path(recipe.model.name) / "chat_template.jinja"
+    else:
+        return None
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _render(template: str) -> str:
+    """The prompt that the template makes of one question; the empty string if it needs more than transformers gives."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = lambda message: ""
+    messages = [{"role": "user", "content": "1+1=?"}]
+    try:
+        return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
+    except jinja2.TemplateError:
+        return ""
+
+
+def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
+    for index, name in enumerate(recipe.evaluate.benchmarks if recipe.evaluate else ()):
+        if name not in BENCHMARKS:
+            known = ", ".join(BENCHMARKS)
+            yield f"evaluate.benchmarks.{index}: unknown benchmark {name!r} (known: {known}){closest(name, BENCHMARKS)}"
+
+
+def _batch_problems(recipe: Recipe) -> Iterator[str]:
+    if recipe.step != "grpo":
+        return
+    values = {
+        key: trainer_value("grpo", recipe.trainer, key)
+        for key in (
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "steps_per_generation",
+            "generation_batch_size",
+            "num_generations",
+        )
+    }
+    if not all(value is None or isinstance(value, int) for value in values.values()):
+        return  # a wrong type; told already
+    processes = recipe.hardware.num_processes
+    rollouts = values["generation_batch_size"] or (
+        values["per_device_train_batch_size"]
+        * processes
+        * (values["steps_per_generation"] or values["gradient_accumulation_steps"])
+    )
+    if values["num_generations"] < 2:
+        yield f"trainer.num_generations: a group of {values['num_generations']} has no advantage; at least 2"
+    elif rollouts % values["num_generations"]:
+        yield (
+            f"trainer.num_generations: {rollouts} completions a rollout (per_device_train_batch_size "
+            f"{values['per_device_train_batch_size']} x processes {processes} x steps_per_generation) cannot be divided "
+            f"into groups of {values['num_generations']}"
+        )
+    continuous = recipe.trainer.get("use_transformers_continuous_batching")
+    bf16 = recipe.trainer.get("bf16")
+    if continuous and (bf16 or (bf16 is None and not recipe.trainer.get("fp16"))):
+        yield (
+            "trainer.bf16: together with use_transformers_continuous_batching it casts the policy's weights to bf16, "
+            "too coarse for the optimizer's steps; set trainer.bf16: false"
+        )
+
+
+def _hardware_problems(recipe: Recipe) -> Iterator[str]:
+    if recipe.step == "pipeline":
+        return
+    config = recipe.hardware.accelerate
+    known = [file.stem for file in sorted(ACCELERATE_CONFIGS.glob("*.yaml"))]
+    if config not in known:
+        yield f"hardware.accelerate: no recipes/accelerate_configs/{config}.yaml (known: {', '.join(known)}){closest(config, known)}"
+
+
+def _stage_problems(pipeline: Recipe) -> Iterator[str]:
+    """Whole lines: a stage's mistakes stand in the stage's recipe, or in what the pipeline sets."""
+    models: list[str] = []
+    names = [stage.name for stage in pipeline.stages]
+    for stage in pipeline.stages:
+        if names.count(stage.name) > 1:
+            yield f"{pipeline.source}: stages.{stage.name}: two stages have this name"
+        try:
+            recipe = stage_recipe(pipeline, stage)
+            if recipe.step == "pipeline":
+                raise RecipeError(f"{recipe.source}: step: a stage cannot be a pipeline itself")
+            check_recipe(recipe, earlier_stages=models)
+        except RecipeError as error:
+            yield from (f"{line} (stage {stage.name} of {pipeline.source})" for line in error.lines)
+            continue
+        if recipe.step not in STEPS_WITHOUT_MODEL:
+            models.append(stage.name)
+
+
+def main(arguments: list[str]) -> int:
+    """Checks the recipe named first, with the overrides after it, or all recipes; prints a line for each."""
+    files, overrides = ([Path(arguments[0])], arguments[1:]) if arguments else (all_recipes(), [])
+    failed = 0
+    for file in files:
+        try:
+            check_recipe(load_recipe(file, overrides), earlier_stages=())
+            print(f"{file}: ok")
+        except RecipeError as error:
+            failed += 1
+            print(error, file=sys.stderr)
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""A recipe's data -> one datasets.Dataset of what its step trains on.
+
+pretrain   text
+sft        prompt, completion            both conversations; `messages` are split before the last one
+grpo       prompt, and the columns that rewards ask for (`solution`, …)
+distill    as grpo
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from open_r1 import procedural
+from open_r1.recipe import DataSource, Procedural, Recipe, RecipeError
+
+FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+PROCEDURAL_COLUMNS = ("text", "prompt", "completion", "solution")
+STEP_COLUMNS = {"pretrain": ("text",), "sft": ("prompt", "completion"), "grpo": ("prompt",), "distill": ("prompt",)}
+
+
+def columns_of(recipe: Recipe, source: DataSource) -> set[str] | None:
+    """The columns, under our names, that a source gives; None if only the Hub knows.
+
+    Reads at most the first row of a file. Raises RecipeError (file, key, mend) if the file is missing or unreadable.
+    """
+    if source.procedural:
+        return set(PROCEDURAL_COLUMNS)
+    if source.name:
+        return None
+    theirs = _columns_of_file(recipe.path(source.path))
+    missing = [column for column in source.columns.values() if column not in theirs]
+    if missing:
+        raise RecipeError(f"columns: {source.path} has no column {missing[0]}; it has {', '.join(sorted(theirs))}")
+    ours = set(source.columns) | {column for column in theirs if column not in source.columns.values()}
+    return ours | {"prompt", "completion"} if "messages" in ours else ours
+
+
+def _columns_of_file(file: Path) -> set[str]:
+    if file.suffix not in FILE_FORMATS:
+        raise RecipeError(f"path: {file.name} is of no known format; known: {', '.join(FILE_FORMATS)}")
+    if not file.is_file():
+        raise RecipeError(f"path: no such file: {file}")
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet
+
+            return set(pyarrow.parquet.read_schema(file).names)
+        with file.open(encoding="utf-8") as lines:
+            if file.suffix == ".csv":
+                return set(lines.readline().strip().split(","))
+            first = json.loads(lines.readline()) if file.suffix == ".jsonl" else json.load(lines)
+            return set((first[0] if isinstance(first, list) else first).keys())
+    except (OSError, ValueError, AttributeError, IndexError) as error:
+        raise RecipeError(f"path: {file} cannot be read ({error})") from None
+
+
+def load_data(recipe: Recipe, reward_columns: Iterable[str] = ()):
+    """All sources of the recipe as one datasets.Dataset with the step's columns and `reward_columns`, in order.
+
+    Raises RecipeError if a source lacks a column.
+    """
+    from datasets import concatenate_datasets
+
+    wanted = list(dict.fromkeys((*STEP_COLUMNS[recipe.step], *reward_columns)))
+    parts = [_load_source(recipe, index, source, wanted) for index, source in enumerate(recipe.data)]
+    return concatenate_datasets(parts)
+
+
+def _load_source(recipe: Recipe, index: int, source: DataSource, wanted: list[str]):
+    from datasets import Dataset, load_dataset
+
+    if source.procedural:
+        dataset = Dataset.from_list(list(_procedural_rows(source.procedural, recipe.seed)))
+    elif source.path:
+        file = recipe.path(source.path)
+        dataset = load_dataset(FILE_FORMATS[file.suffix], data_files=str(file), split="train")
+    else:
+        dataset = load_dataset(source.name, source.config, split=source.split, revision=source.revision)
+    dataset = dataset.rename_columns({theirs: ours for ours, theirs in source.columns.items() if ours != theirs})
+    if source.fraction < 1:
+        dataset = dataset.shuffle(seed=recipe.seed).select(range(max(1, round(source.fraction * len(dataset)))))
+    if "messages" in dataset.column_names and "completion" in wanted:
+        dataset = dataset.map(_split_messages, remove_columns=["messages"])
+    missing = [column for column in wanted if column not in dataset.column_names]
+    if missing:
+        raise RecipeError(
+            f"{recipe.source}: data.{index}.columns: nothing gives {missing[0]}; "
+            f"add `{missing[0]}: <one of {', '.join(dataset.column_names)}>`"
+        )
+    dataset = dataset.select_columns(wanted)
+    for column, role in (("prompt", "user"), ("completion", "assistant")):
+        if column in wanted and isinstance(dataset[0][column], str):
+            dataset = dataset.map(lambda row, c=column, r=role: {c: [{"role": r, "content": row[c]}]})
+    return dataset
+
+
+def _split_messages(row: dict) -> dict:
+    return {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
+
+
+def _procedural_rows(source: Procedural, recipe_seed: int) -> Iterable[dict]:
+    seed = recipe_seed + source.seed
+    problems = list(procedural.problems(source.family, source.num_problems, source.split, seed, source.parameters))
+    styles = procedural.draw_styles(source.styles, len(problems), seed)
+    for problem, style in zip(problems, styles, strict=True):
+        yield {
+            "text": procedural.document(problem, style),
+            **procedural.conversation(problem, style),
+            "solution": problem.answer,
+        }

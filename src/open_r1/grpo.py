@@ -1,0 +1,59 @@
+"""Reasoning by reinforcement alone: GRPO with rewards that a computer checks.
+
+DeepSeek-R1, section 2.2: for each prompt the policy samples a group of completions; each is rewarded by rules (is
+the answer right, is the format kept); its advantage is its reward less the group's mean, over the group's standard
+deviation (DeepSeekMath, arXiv 2402.03300, section 4.1). No critic, no reward model.
+"""
+
+from pathlib import Path
+
+from transformers import set_seed
+from trl import GRPOConfig, GRPOTrainer
+
+from open_r1 import data, modeling, training
+from open_r1.recipe import Recipe, RecipeError
+from open_r1.rewards import build_rewards, reward_entry
+from open_r1.rewards.completion import prefill_problems, thinking_is_prefilled
+from open_r1.step_process import run_step
+
+SOME_PROMPT = [{"role": "user", "content": "1+1=?"}]
+
+
+def grpo(recipe: Recipe, run_dir: Path) -> None:
+    """Trains the recipe's policy on its prompts and leaves it in `run_dir/model`, all rollouts in `completions/`."""
+    set_seed(recipe.seed)
+    tokenizer = modeling.load_tokenizer(recipe)
+    rendered_prompt = tokenizer.apply_chat_template(SOME_PROMPT, tokenize=False, add_generation_prompt=True)
+    problems = list(prefill_problems(rendered_prompt, recipe.rewards))
+    if problems:
+        raise RecipeError(*(f"{recipe.source}: {problem}" for problem in problems))
+
+    completions_into_run_dir(run_dir)
+    trainer = GRPOTrainer(
+        model=modeling.load_model(recipe),
+        reward_funcs=build_rewards(recipe.rewards, thinking_is_prefilled(rendered_prompt), recipe.seed),
+        args=GRPOConfig(
+            **training.trainer_arguments(recipe, run_dir),
+            reward_weights=[reward.weight for reward in recipe.rewards],
+        ),
+        train_dataset=data.load_data(recipe, [c for r in recipe.rewards for c in reward_entry(r.name).columns]),
+        processing_class=tokenizer,
+        peft_config=modeling.lora_config(recipe.model),
+    )
+    training.train(trainer, recipe, run_dir, tokenizer)
+
+
+def completions_into_run_dir(run_dir: Path) -> None:
+    """Lets `checkpoints/completions`, where TRL writes its tables, be `run_dir/completions`."""
+    (run_dir / "completions").mkdir(exist_ok=True)
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    link = run_dir / "checkpoints" / "completions"
+    if not link.is_symlink():
+        try:
+            link.symlink_to(Path("..") / "completions", target_is_directory=True)
+        except FileExistsError:  # another process of this run was first
+            pass
+
+
+if __name__ == "__main__":
+    run_step(grpo)

@@ -1,0 +1,190 @@
+"""Recipe -> run directory -> `accelerate launch` of the step's process.
+
+`python -m open_r1.launch STEP RECIPE [key=value …]` is what every `make sft|grpo|distill|evaluate|r1` calls. The
+recipe is checked and its resolved form written down before torch is imported by anybody.
+"""
+
+import argparse
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from open_r1 import run_record
+from open_r1.check import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS, check_recipe, stage_recipe
+from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
+from open_r1.step_process import ERROR_FILE, RECIPE_FILE
+from open_r1.wording import closest
+
+MODULES = {
+    "pretrain": "open_r1.sft",
+    "sft": "open_r1.sft",
+    "grpo": "open_r1.grpo",
+    "distill": "open_r1.distill",
+    "evaluate": "open_r1.evaluate",
+    "pipeline": "open_r1.pipeline",
+}
+SINGLE_PROCESS_STEPS = ("evaluate",)
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer that is built
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning",
+}
+
+
+def launch(
+    recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = (), recipe_file: str | None = None
+) -> int:
+    """Runs a checked recipe in `run_dir` and returns the exit code; 0 at once if this very run is done already.
+
+    A run that was stopped or failed is taken up again where it can be. Everything is written to run.json, whatever
+    the end.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / ERROR_FILE).unlink(missing_ok=True)
+    (run_dir / RECIPE_FILE).write_text(dump_recipe(recipe), encoding="utf-8")
+    run_record.start_record(run_dir, recipe, recipe_file or str(recipe.source), list(parents))
+    exit_code = _run(command(recipe, run_dir))
+    if exit_code != 0:
+        error_file = run_dir / ERROR_FILE
+        reason = error_file.read_text(encoding="utf-8") if error_file.exists() else f"exit code {exit_code}"
+        run_record.update_record(run_dir, error=reason)
+    run_record.finish_record(run_dir, "done" if exit_code == 0 else "failed")
+    return exit_code
+
+
+def is_done(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]] = ()) -> bool:
+    """True if `run_dir` holds a finished run of this recipe that started from these parents' weights."""
+    record = run_record.read_record(run_dir)
+    return bool(
+        record
+        and record["status"] == "done"
+        and record["recipe_sha256"] == recipe.sha256
+        and [p["weights_sha256"] for p in record["parents"]] == [p["weights_sha256"] for p in parents]
+    )
+
+
+def command(recipe: Recipe, run_dir: Path) -> list[str]:
+    """The argv of the step's process: through `accelerate launch`, but for a pipeline, which only launches others."""
+    module = MODULES[recipe.step]
+    if recipe.step == "pipeline":
+        return [sys.executable, "-m", module, str(run_dir)]
+    hardware = recipe.hardware
+    num_processes = 1 if recipe.step in SINGLE_PROCESS_STEPS else hardware.num_processes
+    processes_here = max(1, num_processes // hardware.nodes)
+    threads = hardware.threads_per_process or max(1, len(os.sched_getaffinity(0)) // processes_here)
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(ACCELERATE_CONFIGS / f"{hardware.accelerate}.yaml")),
+        *("--num_processes", str(num_processes)),
+        *("--num_machines", str(hardware.nodes)),
+        *("--num_cpu_threads_per_process", str(threads)),
+        *("-m", module, str(run_dir)),
+    ]
+
+
+def run_directory(recipe: Recipe, runs: Path = RUNS) -> Path:
+    """`runs/<recipe>/seed<seed>-<hash>`: the same recipe and seed always mean the same run."""
+    file = recipe.source.resolve()
+    name = file.relative_to(RECIPES).with_suffix("") if file.is_relative_to(RECIPES) else Path(file.stem)
+    contents = [recipe.sha256]
+    if recipe.step == "pipeline":  # what a stage's recipe says belongs to the pipeline
+        contents += [stage_recipe(recipe, stage).sha256 for stage in recipe.stages]
+    digest = hashlib.sha256("".join(contents).encode()).hexdigest()
+    return runs / name / f"seed{recipe.seed}-{digest[:8]}"
+
+
+def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
+    """The runs that made the models which this recipe starts from: [{name, run, weights_sha256}]."""
+    names = [recipe.model.name, *(recipe.evaluate.models.values() if recipe.evaluate else ())]
+    names += [recipe.distill.teacher] if recipe.distill else []
+    directories = [Path(recipe.model_path(name)) for name in names if name]
+    return [
+        {
+            "name": directory.parent.name,
+            "run": str(directory.parent),
+            "weights_sha256": run_record.weights_sha256(directory),
+        }
+        for directory in directories
+        if directory.is_dir()
+    ]
+
+
+def _run(argv: list[str]) -> int:
+    """The exit code of a process that gets our interrupts; Ctrl-C stops it and is told as 130."""
+    process = subprocess.Popen(argv, env={**ENVIRONMENT, **os.environ}, cwd=REPOSITORY)
+    previous = signal.signal(signal.SIGTERM, lambda signum, frame: process.send_signal(signum))
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _point_latest_at(run_dir: Path) -> None:
+    latest = run_dir.parent / "latest"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(run_dir.name, target_is_directory=True)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="open_r1.launch", description=__doc__)
+    parser.add_argument("step", help=f"{', '.join(MODULES)}, or run for whatever the recipe says")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", help="section.key=value, checked like the file")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where run directories are made (default: runs/)")
+    parser.add_argument("--dry-run", action="store_true", help="check, print the resolved recipe and the command")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0 if the run is done, 2 for a mistake in the recipe, else that of the step's process."""
+    arguments = _arguments(argv)
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        if arguments.step != "run" and arguments.step not in MODULES:
+            raise RecipeError(f"{arguments.step}: unknown step{closest(arguments.step, MODULES)}")
+        if arguments.step not in ("run", recipe.step):
+            raise RecipeError(
+                f"{recipe.source}: step: it is {recipe.step}, not {arguments.step}; run `make {recipe.step}`"
+            )
+        check_recipe(recipe, before_run=True)
+        run_dir = run_directory(recipe, arguments.runs.resolve())
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.dry_run:
+        print(dump_recipe(recipe), " ".join(command(recipe, run_dir)), sep="\n")
+        return 0
+    parents = model_parents(recipe)
+    if is_done(run_dir, recipe, parents):
+        print(f"{run_dir} is done already; change the recipe or the seed, or move it away, to run it anew")
+    else:
+        print(f"{recipe.step} -> {run_dir}")
+        exit_code = launch(recipe, run_dir, parents)
+        if exit_code:
+            print(
+                f"{recipe.step} failed (exit code {exit_code}); the same command takes it up again. {run_dir}/run.json"
+            )
+            return exit_code
+    _point_latest_at(run_dir)
+    _report(run_dir)
+    return 0
+
+
+def _report(run_dir: Path) -> None:
+    from open_r1 import report  # matplotlib takes a second, and only a finished run needs it
+
+    report.print_table(run_dir)
+    print(f"report: {report.write_report(run_dir)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Models, tokenizers, chat templates and LoRA: the only place that builds or loads weights."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from open_r1.recipe import Model, Recipe, RecipeError
+
+PAD, EOS, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
+TAGS = ["<think>", "</think>", "<answer>", "</answer>", "\\boxed{"]
+PRINTABLE_ASCII = [chr(code) for code in range(32, 127)]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '" + USER + "' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '" + ASSISTANT + "' + message['content'] + '" + EOS + "' }}"
+    "{% else %}{{ raise_exception('this template knows the roles user and assistant') }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
+)
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 105 tokens: a character each, one each for the tags and `\\boxed{`, and four control tokens.
+
+    Numbers as digits make carrying learnable for a model of 100,000 parameters; tags as single tokens make the
+    format cheap to write. Characters outside printable ASCII have no token and are dropped.
+    """
+    characters = ["\n", *PRINTABLE_ASCII]
+    vocabulary = {token: index for index, token in enumerate([PAD, EOS, USER, ASSISTANT, *TAGS, *characters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD, EOS, USER, ASSISTANT)])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(recipe: Recipe, name: str | None = None, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of `name` (default: the recipe's model) with the recipe's chat template, padding on the left."""
+    model = recipe.model
+    if name is None and model.architecture is not None:
+        tokenizer = character_tokenizer()
+    else:
+        name, revision = (name, revision) if name else (model.name, model.revision)
+        tokenizer = AutoTokenizer.from_pretrained(recipe.model_path(name), revision=revision)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.chat_template:
+        tokenizer.chat_template = recipe.path(model.chat_template).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def load_model(recipe: Recipe, name: str | None = None, revision: str | None = None) -> PreTrainedModel:
+    """The causal language model `name` (default: the recipe's model) in the recipe's dtype, on the CPU."""
+    model = recipe.model
+    name, revision = (name, revision) if name else (model.name, model.revision)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        recipe.model_path(name),
+        revision=revision,
+        dtype=getattr(torch, model.dtype),
+        attn_implementation=model.attn_implementation,
+    )
+    loaded.config.use_cache = True
+    return loaded
+
+
+def build_model(section: Model, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A model with random weights of the section's architecture, its vocabulary and special tokens the tokenizer's.
+
+    Raises RecipeError (a mistake in `model.architecture`) if transformers does not know the architecture.
+    """
+    architecture = dict(section.architecture or {})
+    model_type = architecture.pop("model_type")
+    try:
+        config = AutoConfig.for_model(
+            model_type,
+            **architecture,
+            vocab_size=len(tokenizer),
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    except ValueError as error:
+        raise RecipeError(f"model.architecture.model_type: {model_type!r} is not known to transformers") from error
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, section.dtype))
+
+
+def lora_config(section: Model):
+    """The peft.LoraConfig of the section, or None if all weights are trained."""
+    if section.lora is None:
+        return None
+    from peft import LoraConfig
+
+    lora = section.lora
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Writes weights (safetensors), config, generation config and tokenizer; merges LoRA adapters first.
+
+    Raises RecipeError if the tokenizer would be read back as another one: AutoTokenizer lets some model types (qwen2,
+    phi3, …) overrule the saved class, and such a model would quietly be fed other tokens than it was trained on.
+    """
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    probe = "2+2 = 4,\n\\boxed{4} {x}"
+    loaded = AutoTokenizer.from_pretrained(directory)
+    if loaded.encode(probe) != tokenizer.encode(probe):
+        raise RecipeError(
+            f"model.architecture.model_type: AutoTokenizer reads the tokenizer of a {model.config.model_type} model back "
+            f"as {type(loaded).__name__}, which gives other tokens; use another architecture, e.g. llama"
+        )
+
+
+def num_parameters(model: PreTrainedModel) -> int:
+    """Parameters of the model, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,413 @@
+"""One YAML file -> one frozen `Recipe`, or a `RecipeError` whose every line names file, key and mend.
+
+Nothing here imports torch or touches the network. What needs knowledge of rewards, data or benchmarks is checked
+one room further down, in `check.py`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from open_r1.trainer_fields import TRAINER_CONFIGS, trainer_problems
+from open_r1.wording import NUMBER, closest, number_for_yaml
+
+Step = Literal["pretrain", "sft", "grpo", "distill", "evaluate", "pipeline"]
+STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model that the stage cold_start made
+
+
+class RecipeError(ValueError):
+    """A mistake of the user's: one line each, ready to print. Never shown with a traceback."""
+
+    def __init__(self, *lines: str):
+        self.lines = list(lines)
+        super().__init__("\n".join(lines))
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and wrong types are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Lora(Section):
+    """Train low-rank adapters instead of all weights (peft.LoraConfig)."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class Model(Section):
+    """The model that is trained or evaluated: a Hub id, a path (`./`, `../`, `/`), or an architecture from scratch."""
+
+    name: str | None = None
+    """Hub id; a path begins with ./, ../ (both relative to the recipe) or /; `stage:x` inside a pipeline."""
+    revision: str | None = None
+    """Commit of the Hub repository; pins what is downloaded."""
+    chat_template: str | None = None
+    """A .jinja file beside the recipe; without it the tokenizer's own template is used."""
+    architecture: dict[str, Any] | None = None
+    """`model_type` and the fields of its transformers config, for `pretrain`."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which the weights are loaded; mixed precision is `trainer.bf16`."""
+    attn_implementation: str | None = None
+    lora: Lora | None = None
+
+
+class Procedural(Section):
+    """Problems that the computer makes: a family of reasoning-gym and how its solutions are written down."""
+
+    family: str
+    num_problems: int = Field(gt=0)
+    split: Literal["train", "validation", "test"] = "train"
+    seed: int = 0
+    """Added to the recipe's seed, so that two entries of one recipe can differ."""
+    parameters: dict[str, Any] = {}
+    """Passed to the family's config, e.g. min_terms, max_terms, min_digits, max_digits."""
+    styles: dict[str, float] = {"steps": 1.0}
+    """Style -> weight: direct, pairs, steps."""
+
+
+class DataSource(Section):
+    """One source of rows: exactly one of `name` (Hub), `path` (.jsonl, .json, .parquet, .csv), `procedural`."""
+
+    name: str | None = None
+    config: str | None = None
+    path: str | None = None
+    procedural: Procedural | None = None
+    revision: str | None = None
+    split: str = "train"
+    columns: dict[str, str] = {}
+    """Our column -> theirs. Ours: text; messages; prompt, completion, solution; any column a reward asks for."""
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the source's rows that is used, drawn with the recipe's seed."""
+
+
+class Reward(BaseModel):
+    """A reward by name, its weight, and the parameters of its function (checked against its signature)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+    weight: float = 1.0
+    shuffled: bool = False
+    """Control experiment: hand the batch's rewards out in random order, so that nothing can be learned from them."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Distill(Section):
+    """How the teacher is sampled and which of its traces are kept."""
+
+    teacher: str
+    """As model.name."""
+    teacher_revision: str | None = None
+    samples: int = Field(default=1, gt=0)
+    """Traces per prompt."""
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_completion_length: int = Field(gt=0)
+    """Tokens; a trace that does not end within them is dropped."""
+    batch_size: int = Field(default=64, gt=0)
+    """Completions sampled at once by each process."""
+    min_reward: float = 1.0
+    """A trace is kept if every reward gives at least this."""
+    max_kept_per_prompt: int | None = Field(default=None, gt=0)
+    max_traces: int | None = Field(default=None, gt=0)
+    """Keep at most this many in all, to compare teachers at equal numbers of traces."""
+
+
+class Evaluate(Section):
+    """What LightEval scores. Sampling that is not given here is the benchmark table's."""
+
+    benchmarks: list[str] = Field(min_length=1)
+    samples: int | None = Field(default=None, gt=0)
+    """Completions per problem; pass@1 is their mean."""
+    num_problems: int | None = Field(default=None, gt=0)
+    """Score only the first so many problems."""
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    models: dict[str, str] = {}
+    """Label -> model (as model.name), to score several models in one process instead of `model`."""
+
+
+class Hardware(Section):
+    """Where the run takes place. `accelerate` names a file in recipes/accelerate_configs/."""
+
+    nodes: int = Field(default=1, gt=0)
+    gpus_per_node: int = Field(default=0, ge=0)
+    processes_per_node: int | None = Field(default=None, gt=0)
+    """Default: one per GPU, or one on a CPU."""
+    threads_per_process: int | None = Field(default=None, gt=0)
+    """CPU threads of torch; default: the cores of the node shared out. The same number gives the same bits."""
+    accelerate: str = "cpu"
+    usd_per_hour: float | None = Field(default=None, ge=0)
+    """Price of all nodes together; fills cost_usd in run.json."""
+
+    @property
+    def num_processes(self) -> int:
+        return self.nodes * (self.processes_per_node or self.gpus_per_node or 1)
+
+
+class Guards(Section):
+    """When training stops by itself. null switches a guard off."""
+
+    max_truncated_share: float | None = Field(default=0.95, gt=0, le=1)
+    """Stop if at least this share of completions hit max_completion_length in each of `truncated_steps` logs."""
+    truncated_steps: int = Field(default=5, gt=0)
+    max_dead_steps: int | None = Field(default=20, gt=0)
+    """Stop after so many logs in a row in which every group has equal rewards."""
+    stop_on_non_finite: bool = True
+    """Stop if loss or gradient norm is nan or infinite."""
+
+
+class Stage(Section):
+    """One stage of a pipeline: a recipe with values set, e.g. `model.name: stage:cold_start`."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    recipe: str
+    set: dict[str, Any] = {}
+    """Dotted key -> value, applied over the stage's recipe."""
+
+
+class Recipe(Section):
+    """A whole run. `source` is the file it was read from; `seed` is the only seed there is."""
+
+    step: Step
+    seed: int = 0
+    description: str = ""
+    model: Model = Model()
+    data: list[DataSource] = []
+    rewards: list[Reward] = []
+    trainer: dict[str, Any] = {}
+    distill: Distill | None = None
+    evaluate: Evaluate | None = None
+    hardware: Hardware = Hardware()
+    guards: Guards = Guards()
+    stages: list[Stage] = []
+    source: Path = Field(default=Path("recipe.yaml"), exclude=True)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every value of the recipe, defaults included, wherever the file lies."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def path(self, value: str) -> Path:
+        """A path written in the recipe; relative ones are relative to the recipe's own folder."""
+        return (self.source.parent / value).resolve()
+
+    def model_path(self, name: str) -> str:
+        """`name` as from_pretrained takes it: an absolute path if it is written as one, else the Hub id itself."""
+        return str(self.path(name)) if is_path(name) else name
+
+
+def is_path(name: str) -> bool:
+    """True if a model name is meant as a path: it begins with ./, ../ or /."""
+    return name.startswith(("./", "../", "/"))
+
+
+def load_recipe(file: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """The recipe in `file` with `overrides` applied: `trainer.learning_rate=1e-5` lines, or a {dotted key: value}.
+
+    Raises RecipeError, one line for each mistake.
+    """
+    file = Path(file)
+    values = _read_yaml(file)
+    if not isinstance(overrides, Mapping):
+        overrides = dict(_parse_override(file, text) for text in overrides)
+    for key, value in overrides.items():
+        _set(file, values, key, value)
+    return parse_recipe(values, file)
+
+
+def parse_recipe(values: dict[str, Any], file: Path) -> Recipe:
+    """The recipe that a mapping of sections describes. Raises RecipeError in the name of `file`."""
+    rewards = values.get("rewards")
+    if isinstance(rewards, list):  # `- accuracy` is short for `- {name: accuracy}`
+        values = {**values, "rewards": [{"name": r} if isinstance(r, str) else r for r in rewards]}
+    try:
+        recipe = Recipe.model_validate({**values, "source": file} if isinstance(values, dict) else values)
+    except ValidationError as error:
+        raise RecipeError(*(_line(file, entry) for entry in error.errors())) from None
+    lines = [f"{file}: {problem}" for problem in (*_section_problems(recipe), *_trainer_problems(recipe))]
+    if lines:
+        raise RecipeError(*lines)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every default written out, every path absolute, loadable from anywhere."""
+    values = recipe.model_dump(mode="json")
+    for name_of, section in (("name", values["model"]), ("teacher", values["distill"])):
+        if section and section[name_of]:
+            section[name_of] = recipe.model_path(section[name_of])
+    if values["model"]["chat_template"]:
+        values["model"]["chat_template"] = str(recipe.path(values["model"]["chat_template"]))
+    for source in values["data"]:
+        if source["path"]:
+            source["path"] = str(recipe.path(source["path"]))
+    if values["evaluate"]:
+        models = values["evaluate"]["models"]
+        values["evaluate"]["models"] = {label: recipe.model_path(name) for label, name in models.items()}
+    for stage in values["stages"]:
+        stage["recipe"] = str(recipe.path(stage["recipe"]))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice: YAML would silently keep the second."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", key_node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise RecipeError(f"{file}: no such recipe; `make check` lists those that there are") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise RecipeError(f"{file}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{file}: a recipe is a mapping of sections (step, model, data, …)")
+    return values
+
+
+def _parse_override(file: Path, text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"{file}: {text!r} is not an override; write section.key=value")
+    if NUMBER.fullmatch(value):  # on a command line 1e-5 is meant as a number, though YAML 1.1 reads it as a string
+        return key, int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+    if is_path(value):  # on a command line a path is meant from where one stands
+        return key, str(Path(value).resolve())
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"{file}: {key}: the override {value!r} is not a YAML value; quote it") from None
+
+
+def _set(file: Path, values: dict[str, Any], dotted_key: str, value: Any) -> None:
+    *parents, last = dotted_key.split(".")
+    here: Any = values
+    for depth, part in enumerate([*parents, last]):
+        where = ".".join([*parents, last][: depth + 1])
+        if isinstance(here, list):
+            part = _position_of(here, part)
+            if not part.isdigit() or int(part) >= len(here):
+                raise RecipeError(f"{file}: {where}: no such entry; the list has {len(here)}, counted from 0")
+            part = int(part)
+            if isinstance(here[part], str) and depth < len(parents):  # `rewards.0.weight=…` over `- accuracy`
+                here[part] = {"name": here[part]}
+        elif not isinstance(here, dict):
+            raise RecipeError(f"{file}: {where}: nothing can be set inside a value")
+        if depth == len(parents):
+            here[part] = value
+        elif isinstance(here, dict):
+            if here.get(part) is None:
+                here[part] = {}
+            here = here[part]
+        else:
+            here = here[part]
+
+
+def _position_of(entries: list[Any], name: str) -> str:
+    """The position of the entry that is called `name` (`rewards.format`, `stages.cold_start`), else `name` itself."""
+    names = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
+    return str(names.index(name)) if name in names else name
+
+
+def _line(file: Path, error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as `file: dotted.key: what is wrong; mend`."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    value = error["input"]
+    if error["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        owner = f"section {'.'.join(location[:-1])}" if location[:-1] else "a recipe"
+        return f"{file}: {key}: unknown key of {owner}{closest(location[-1], section.model_fields if section else ())}"
+    if error["type"] == "literal_error":
+        expected = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        mend = closest(str(value), expected.split(", "))
+        return f"{file}: {key}: unknown {location[-1]} {value!r} (known: {expected}){mend}"
+    if error["type"] == "missing":
+        return f"{file}: {key}: missing; it has no default"
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return f"{file}: {key}: {value!r} is text to YAML, not a number; write {number_for_yaml(value)}"
+    return f"{file}: {key}: {value!r} is wrong: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _section_at(location: Sequence[str]) -> type[Section] | None:
+    section: Any = Recipe
+    for part in location:
+        if part.isdigit():
+            continue
+        field = section.model_fields.get(part)
+        if field is None:
+            return None
+        candidates = [t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type)]
+        section = next((t for t in candidates if issubclass(t, BaseModel)), None)
+        if section is None:
+            return None
+    return section
+
+
+def _section_problems(recipe: Recipe) -> Iterable[str]:
+    """Sections that the step needs and has not, or has and cannot use."""
+    uses = {
+        "pretrain": {"model", "data", "trainer"},
+        "sft": {"model", "data", "trainer"},
+        "grpo": {"model", "data", "rewards", "trainer"},
+        "distill": {"model", "data", "rewards", "trainer", "distill"},
+        "evaluate": {"evaluate"},
+        "pipeline": {"stages"},
+    }[recipe.step]
+    for section in ("model", "data", "rewards", "trainer", "distill", "evaluate", "stages"):
+        given = section in recipe.model_fields_set
+        given = given and bool(getattr(recipe, section) not in ([], {}, None, Model()))
+        if section in uses and not given:
+            yield f"{section}: missing; step {recipe.step} needs it"
+        elif given and section not in uses and not (section == "model" and recipe.step == "evaluate"):
+            yield f"{section}: step {recipe.step} does not use it; remove it"
+    if recipe.step in ("sft", "grpo", "distill") and "model" in recipe.model_fields_set and not recipe.model.name:
+        yield "model.name: missing; a Hub id or a path that begins with ./"
+    if recipe.model.architecture is not None:
+        if recipe.step != "pretrain":
+            yield f"model.architecture: only step pretrain starts from scratch; {recipe.step} needs model.name"
+        elif "model_type" not in recipe.model.architecture:
+            yield "model.architecture.model_type: missing; e.g. qwen2"
+        elif recipe.model.name:
+            yield "model.name: cannot go together with model.architecture; remove one"
+    elif recipe.step == "pretrain" and "model" in recipe.model_fields_set:
+        yield "model.architecture: missing; step pretrain starts from scratch"
+    for index, source in enumerate(recipe.data):
+        kinds = [kind for kind in ("name", "path", "procedural") if getattr(source, kind) is not None]
+        if len(kinds) != 1:
+            yield f"data.{index}: unknown data source; give exactly one of name, path, procedural (got {kinds or 'none'})"
+    if recipe.step == "evaluate" and recipe.evaluate and bool(recipe.model.name) == bool(recipe.evaluate.models):
+        yield "evaluate.models: give either model.name or evaluate.models"
+
+
+def _trainer_problems(recipe: Recipe) -> Iterable[str]:
+    if recipe.step in TRAINER_CONFIGS:
+        yield from (f"trainer.{problem}" for problem in trainer_problems(recipe.step, recipe.trainer))

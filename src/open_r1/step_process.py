@@ -1,0 +1,43 @@
+"""The process of one step: it gets a run directory, reads the resolved recipe there, and ends with a clear exit code."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from open_r1.recipe import Recipe, RecipeError, load_recipe
+
+RECIPE_FILE = "recipe.yaml"
+ERROR_FILE = "error.txt"
+EXIT_USER_ERROR = 2
+EXIT_STOPPED = 3
+
+
+class RunStopped(RuntimeError):
+    """A run that was ended on purpose, with the reason and the key to change. Never shown with a traceback."""
+
+
+def run_step(step: Callable[[Recipe, Path], None]) -> None:
+    """Runs `step(recipe, run_dir)` for the run directory on the command line and exits.
+
+    Exit code 0 if it went through, 2 for a mistake of the user's, 3 for a guard that stopped the run, 1 for a fault
+    of ours. The reason is left in the run directory for run.json.
+    """
+    run_dir = Path(sys.argv[1])
+    try:
+        step(load_recipe(run_dir / RECIPE_FILE), run_dir)
+    except RecipeError as error:
+        _leave_reason(run_dir, str(error))
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except RunStopped as error:
+        _leave_reason(run_dir, str(error))
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+    except Exception:
+        _leave_reason(run_dir, traceback.format_exc())
+        raise
+
+
+def _leave_reason(run_dir: Path, reason: str) -> None:
+    (run_dir / ERROR_FILE).write_text(reason + "\n", encoding="utf-8")

@@ -1,0 +1,141 @@
+"""From a recipe to processes: what is launched, skipped, taken up again; and the models that are shipped."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import CPU_TRAINER, REPOSITORY, TINY, sums
+from safetensors import safe_open
+
+from open_r1 import launch
+from open_r1.recipe import load_recipe
+from open_r1.run_record import read_record
+
+SHORT = {**CPU_TRAINER, "max_steps": 2, "logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 8}
+
+
+def run_launcher(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "open_r1.launch", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+    )
+
+
+@pytest.fixture
+def sft_recipe(write_recipe, smallest_model):
+    return write_recipe("sft.yaml", step="sft", model={"name": str(smallest_model)}, data=[sums(16)], trainer=SHORT)
+
+
+def test_command_goes_through_accelerate(sft_recipe, tmp_path):
+    argv = launch.command(load_recipe(sft_recipe, ["hardware.processes_per_node=2"]), tmp_path)
+    text = " ".join(argv)
+    assert "accelerate.commands.launch" in text
+    assert "--num_processes 2" in text
+    assert argv[-3:] == ["-m", "open_r1.sft", str(tmp_path)]
+
+
+def test_same_recipe_and_seed_are_the_same_run(sft_recipe, tmp_path):
+    def directory(*overrides):
+        return launch.run_directory(load_recipe(sft_recipe, overrides), tmp_path)
+
+    assert directory() == directory()
+    assert len({directory(), directory("seed=1"), directory("trainer.max_steps=3")}) == 3
+
+
+def test_recipe_of_another_step_is_refused(sft_recipe, capsys):
+    assert launch.main(["grpo", str(sft_recipe)]) == 2
+    assert capsys.readouterr().err.strip() == f"{sft_recipe}: step: it is sft, not grpo; run `make sft`"
+
+
+def test_dry_run_starts_nothing(sft_recipe, tmp_path, capsys):
+    assert launch.main(["sft", str(sft_recipe), "--runs", str(tmp_path / "runs"), "--dry-run"]) == 0
+    assert "accelerate.commands.launch" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wrong_recipe_has_no_traceback_and_leaves_no_run(sft_recipe, tmp_path):
+    finished = run_launcher("sft", sft_recipe, "trainer.learning_rat=1e-5", "--runs", tmp_path / "runs")
+    assert finished.returncode == 2
+    expected = f"{sft_recipe}: trainer.learning_rat: unknown key of trl.SFTConfig; did you mean learning_rate?"
+    assert finished.stderr.strip() == expected
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pipeline_skips_what_is_done_and_takes_up_what_failed(sft_recipe, write_recipe, smallest_model, tmp_path):
+    write_recipe(
+        "distill.yaml",
+        step="distill",
+        model={"name": str(smallest_model)},
+        data=[sums(16)],
+        rewards=["format"],
+        distill={"teacher": str(smallest_model), "max_completion_length": 64, "batch_size": 16, "min_reward": 0.0},
+        trainer=SHORT,
+    )
+    evaluation = {"benchmarks": ["tiny_sums"], "num_problems": 8, "batch_size": 8, "max_new_tokens": 16}
+    evaluation["models"] = {"cold_start": str(smallest_model)}
+    write_recipe("evaluate.yaml", step="evaluate", evaluate=evaluation)
+    models = {"cold_start": "stage:cold_start", "student": "stage:student"}
+    pipeline = write_recipe(
+        "pipeline.yaml",
+        step="pipeline",
+        stages=[
+            {"name": "cold_start", "recipe": "sft.yaml"},
+            {"name": "student", "recipe": "distill.yaml", "set": {"distill": {"teacher": "stage:cold_start"}}},
+            {"name": "evaluation", "recipe": "evaluate.yaml", "set": {"evaluate": {"models": models}}},
+        ],
+    )
+    runs = tmp_path / "runs"
+    run_dir = launch.run_directory(load_recipe(pipeline), runs)
+    (run_dir / "evaluation").mkdir(parents=True)
+    (run_dir / "evaluation" / "completions").write_text("a file where a folder must be")  # makes the third stage fail
+    first = run_launcher("pipeline", pipeline, "--runs", runs)
+    assert first.returncode != 0
+    assert [read_record(run_dir / stage)["status"] for stage in ("cold_start", "student", "evaluation")] == [
+        "done",
+        "done",
+        "failed",
+    ]
+    assert read_record(run_dir)["status"] == "failed"
+    made_at = (run_dir / "cold_start" / "model" / "model.safetensors").stat().st_mtime_ns
+
+    (run_dir / "evaluation" / "completions").unlink()
+    second = run_launcher("pipeline", pipeline, "--runs", runs)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("done already") == 2
+    assert (run_dir / "cold_start" / "model" / "model.safetensors").stat().st_mtime_ns == made_at
+    record = read_record(run_dir / "student")
+    assert record["parents"][-1]["name"] == "cold_start"
+    assert record["parents"][-1]["weights_sha256"] == read_record(run_dir / "cold_start")["weights_sha256"]
+    assert read_record(run_dir / "evaluation")["attempts"] == 2
+    assert set(json.loads((run_dir / "evaluation" / "scores.json").read_text())) == {"cold_start", "student"}
+    assert (run_dir / "report.html").stat().st_size > 10_000
+    assert "pass@1" in second.stdout
+
+    third = run_launcher("pipeline", pipeline, "--runs", runs)
+    assert third.returncode == 0
+    assert "is done already" in third.stdout
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("teacher", "base.yaml"), ("student", "base-student.yaml")])
+def test_shipped_model_is_what_its_papers_say(name, recipe):
+    directory = TINY / "models" / name
+    sha256, file = (directory / "SHA256SUMS").read_text().split()
+    assert hashlib.sha256((directory / file).read_bytes()).hexdigest() == sha256
+    made_by = dict(line.split(": ", 1) for line in (directory / "MADE_BY").read_text().splitlines())
+    assert made_by["recipe"] == f"recipes/tiny-r1/{recipe}"
+    assert made_by["recipe_sha256"] == load_recipe(TINY / recipe).sha256
+
+
+def test_shipped_models_are_small_and_the_student_is_at_most_a_quarter():
+    def num_parameters(name):
+        with safe_open(TINY / "models" / name / "model.safetensors", "np") as weights:
+            return sum(weights.get_tensor(key).size for key in weights.keys())  # noqa: SIM118 (no mapping)
+
+    assert num_parameters("student") * 4 <= num_parameters("teacher") < 1_100_000
+    assert sum(file.stat().st_size for file in (TINY / "models").rglob("*") if file.is_file()) <= 8e6

@@ -1,0 +1,290 @@
+"""Wrong recipes and the one line that each gets; right ones load."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from open_r1.check import all_recipes, check_recipe
+from open_r1.recipe import RecipeError, dump_recipe, load_recipe
+
+TINY = Path(__file__).parents[1] / "recipes" / "tiny-r1"
+PREFILLING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+CLOSING = PREFILLING.replace("<think>\n", "<think>\n\n</think>\n\n")
+
+
+def grpo(**changes) -> dict:
+    """A right GRPO recipe, with sections replaced."""
+    recipe = {
+        "step": "grpo",
+        "model": {"name": str(TINY / "models" / "teacher")},
+        "data": [{"procedural": {"family": "basic_arithmetic", "num_problems": 16}}],
+        "rewards": ["accuracy", {"name": "format", "weight": 0.2}],
+        "trainer": {"num_generations": 4, "per_device_train_batch_size": 8, "bf16": False},
+    }
+    return recipe | changes
+
+
+def trainer(**keys) -> dict:
+    return grpo(trainer={**grpo()["trainer"], **keys})
+
+
+def problems_of(file: Path, overrides=()) -> list[str]:
+    """The lines that `make check` would print for the recipe, without the file's name."""
+    try:
+        check_recipe(load_recipe(file, overrides), before_run=True)
+    except RecipeError as error:
+        return [line.removeprefix(f"{file}: ") for line in error.lines]
+    return []
+
+
+WRONG = {
+    "unknown section": (grpo(trainr={}), "trainr: unknown key of a recipe; did you mean trainer?"),
+    "unknown key of a section": (
+        grpo(model={"nam": "x"}),
+        "model.nam: unknown key of section model; did you mean name?",
+    ),
+    "unknown trainer key": (
+        trainer(learning_rat=1.0),
+        "trainer.learning_rat: unknown key of trl.GRPOConfig; did you mean learning_rate?",
+    ),
+    "key renamed by transformers": (
+        trainer(evaluation_strategy="no"),
+        "trainer.evaluation_strategy: trl.GRPOConfig has no such key any more; use eval_strategy",
+    ),
+    "key renamed by TRL": (
+        trainer(vllm_guided_decoding_regex="x"),
+        "trainer.vllm_guided_decoding_regex: trl.GRPOConfig has no such key any more; use vllm_structured_outputs_regex",
+    ),
+    "number read as text": (
+        trainer(learning_rate="1e-6"),
+        "trainer.learning_rate: '1e-6' is text to YAML, not a number; write 1.0e-06",
+    ),
+    "number of a section read as text": (
+        grpo(rewards=[{"name": "accuracy", "weight": "1e-1"}]),
+        "rewards.0.weight: '1e-1' is text to YAML, not a number; write 0.1",
+    ),
+    "wrong type": (trainer(max_steps=1.5), "trainer.max_steps: 1.5 is float; trl.GRPOConfig wants int"),
+    "key that the launcher owns": (
+        trainer(output_dir="x"),
+        "trainer.output_dir: the run directory is made by the launcher; remove it",
+    ),
+    "missing model": (
+        grpo(model={"name": "./nowhere"}),
+        "model.name: no model at {folder}/nowhere (it has no config.json)",
+    ),
+    "missing chat template": (
+        grpo(model={**grpo()["model"], "chat_template": "chat.jinja"}),
+        "model.chat_template: no such file: {folder}/chat.jinja",
+    ),
+    "missing data file": (grpo(data=[{"path": "rows.jsonl"}]), "data.0.path: no such file: {folder}/rows.jsonl"),
+    "two sources in one": (
+        grpo(data=[{"path": "rows.jsonl", "name": "a/b"}]),
+        "data.0: unknown data source; give exactly one of name, path, procedural (got ['name', 'path'])",
+    ),
+    "unknown data source": (
+        grpo(data=[{"procedural": {"family": "basic_arithmetics", "num_problems": 1}}]),
+        "data.0.procedural.family: unknown data source 'basic_arithmetics'; did you mean basic_arithmetic?",
+    ),
+    "unknown parameter of the family": (
+        grpo(data=[{"procedural": {"family": "basic_arithmetic", "num_problems": 1, "parameters": {"min_term": 1}}}]),
+        "data.0.procedural.parameters.min_term: unknown parameter of reasoning-gym's basic_arithmetic; "
+        "did you mean min_terms?",
+    ),
+    "unknown step": (
+        grpo(step="gpro"),
+        "step: unknown step 'gpro' (known: pretrain, sft, grpo, distill, evaluate, pipeline); did you mean grpo?",
+    ),
+    "unknown reward": (
+        grpo(rewards=["acuracy"]),
+        "rewards.0.name: unknown reward 'acuracy' (known: accuracy, format); did you mean accuracy?",
+    ),
+    "unknown parameter of a reward": (
+        grpo(rewards=[{"name": "format", "wieght": 0.2}]),
+        "rewards.0.wieght: unknown parameter of reward format; did you mean weight?",
+    ),
+    "reward of a module that is not there": (
+        grpo(rewards=["nowhere.rewards:mine"]),
+        "rewards.0.name: reward 'nowhere.rewards:mine' cannot be imported (No module named 'nowhere')",
+    ),
+    "batch not divisible into groups": (
+        trainer(num_generations=3),
+        "trainer.num_generations: 8 completions a rollout (per_device_train_batch_size 8 x processes 1 x "
+        "steps_per_generation) cannot be divided into groups of 3",
+    ),
+    "bf16 with continuous batching": (
+        trainer(bf16=True, use_transformers_continuous_batching=True),
+        "trainer.bf16: together with use_transformers_continuous_batching it casts the policy's weights to bf16, too "
+        "coarse for the optimizer's steps; set trainer.bf16: false",
+    ),
+    "no section that the step needs": (grpo(rewards=[]), "rewards: missing; step grpo needs it"),
+    "section that the step does not use": (
+        grpo(evaluate={"benchmarks": ["tiny_sums"]}),
+        "evaluate: step grpo does not use it; remove it",
+    ),
+    "unknown accelerate config": (
+        grpo(hardware={"accelerate": "cup"}),
+        "hardware.accelerate: no recipes/accelerate_configs/cup.yaml (known: cpu); did you mean cpu?",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_recipe_gets_one_line(name, write_recipe, tmp_path):
+    recipe, line = WRONG[name]
+    assert problems_of(write_recipe(**recipe)) == [line.replace("{folder}", str(tmp_path))]
+
+
+def test_unknown_benchmark_gets_one_line(write_recipe):
+    file = write_recipe(step="evaluate", model=grpo()["model"], evaluate={"benchmarks": ["tiny_sum"]})
+    (line,) = problems_of(file)
+    assert line.startswith("evaluate.benchmarks.0: unknown benchmark 'tiny_sum'")
+    assert line.endswith("did you mean tiny_sums?")
+
+
+def test_bf16_left_to_its_default_is_on_and_told(write_recipe):
+    recipe = trainer(use_transformers_continuous_batching=True)
+    del recipe["trainer"]["bf16"]
+    (line,) = problems_of(write_recipe(**recipe))
+    assert line.startswith("trainer.bf16: ")
+
+
+def test_reward_without_its_column_gets_one_line(write_recipe, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"problem": "1+1", "answer": "2"}) + "\n")
+    recipe = grpo(data=[{"path": "rows.jsonl", "columns": {"prompt": "problem"}}])
+    assert problems_of(write_recipe(**recipe)) == [
+        "rewards.0: accuracy needs the column solution, which data.0 does not give; add data.0.columns.solution"
+    ]
+    recipe["data"][0]["columns"]["solution"] = "answer"
+    assert problems_of(write_recipe(**recipe)) == []
+
+
+def test_column_that_the_file_lacks_gets_one_line(write_recipe, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"problem": "1+1", "answer": "2"}) + "\n")
+    recipe = grpo(data=[{"path": "rows.jsonl", "columns": {"prompt": "question", "solution": "answer"}}])
+    assert "data.0.columns: rows.jsonl has no column question; it has answer, problem" in problems_of(
+        write_recipe(**recipe)
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "explicit", "expected"),
+    [
+        (PREFILLING, None, []),
+        (PREFILLING, True, []),
+        (PREFILLING, False, ["rewards.1.thinking_prefilled: False can never match"]),
+        (CLOSING, None, ["rewards.1: format can never match: the chat template closes the thinking"]),
+        (PREFILLING.replace("<think>", ""), True, ["rewards.1.thinking_prefilled: True can never match"]),
+    ],
+)
+def test_format_reward_that_can_never_match_the_prefill(template, explicit, expected, write_recipe, tmp_path):
+    (tmp_path / "chat.jinja").write_text(template)
+    format_reward = {"name": "format"} | ({} if explicit is None else {"thinking_prefilled": explicit})
+    recipe = grpo(rewards=["accuracy", format_reward], model={**grpo()["model"], "chat_template": "chat.jinja"})
+    lines = problems_of(write_recipe(**recipe))
+    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("step: grpo\nstep: sft\n", "line 2: not valid YAML (step is given twice)"),
+        ("step: [grpo\n", "line 2: not valid YAML (expected ',' or ']', but got '<stream end>')"),
+        ("- grpo\n", "a recipe is a mapping of sections (step, model, data, …)"),
+    ],
+)
+def test_file_that_is_no_recipe_gets_one_line(text, line, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    assert [problem.strip() for problem in problems_of(file)] in (
+        [line],
+        [f"{file}: {line}", line][:1],
+        [f"{file}:{line}"],
+    )
+
+
+def test_missing_recipe_gets_one_line(tmp_path):
+    assert "no such recipe" in problems_of(tmp_path / "none.yaml")[0]
+
+
+def test_every_mistake_is_told_at_once(write_recipe):
+    assert len(problems_of(write_recipe(**trainer(learning_rat=1, max_step=2)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("trainer.learning_rate=1e-5", ("trainer", "learning_rate"), 1e-5),
+        ("data.0.fraction=0.5", ("data", 0, "fraction"), 0.5),
+        ("rewards.format.weight=1", ("rewards", 1, "weight"), 1.0),
+        ("rewards.0.weight=2", ("rewards", 0, "weight"), 2.0),
+        ("trainer.top_k=null", ("trainer", "top_k"), None),
+        ("seed=7", ("seed",), 7),
+    ],
+)
+def test_override(override, key, value, write_recipe):
+    if "top_k" in override:  # checked like the file: top_k is an int
+        assert problems_of(write_recipe(**grpo()), [override])[0].startswith("trainer.top_k: None is NoneType")
+        return
+    resolved = load_recipe(write_recipe(**grpo()), [override]).model_dump()
+    for part in key:
+        resolved = resolved[part]
+    assert resolved == value
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ("trainer.learning_rat=1e-5", "trainer.learning_rat: unknown key"),
+        ("data.3.fraction=0.5", "data.3: no such entry; the list has 1"),
+        ("data.0.fraction=2", "data.0.fraction: 2 is wrong: input should be less than or equal to 1"),
+        ("fraction", "'fraction' is not an override"),
+    ],
+)
+def test_wrong_override_gets_one_line(override, start, write_recipe):
+    (line,) = problems_of(write_recipe(**grpo()), [override])
+    assert line.startswith(start)
+
+
+def test_resolved_recipe_loads_from_anywhere_and_says_the_same(write_recipe, tmp_path):
+    recipe = load_recipe(write_recipe(**grpo()))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "recipe.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(elsewhere / "recipe.yaml").sha256 == recipe.sha256
+    assert yaml.safe_load(dump_recipe(recipe))["guards"]["stop_on_non_finite"] is True  # defaults are written out
+
+
+@pytest.mark.parametrize("file", all_recipes(), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_recipe_of_the_repository_is_right(file):
+    check_recipe(load_recipe(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "start"),
+    [
+        ({"set": {"model": {"name": "stage:nothing"}}}, "model.name: 'stage:nothing' names no earlier stage"),
+        ({"set": {"trainer": {"learning_rat": 1}}}, "trainer.learning_rat: unknown key"),
+        ({"recipe": "none.yaml"}, "no such recipe"),
+    ],
+)
+def test_stage_that_is_wrong_names_stage_and_pipeline(change, start, write_recipe):
+    write_recipe("grpo.yaml", **grpo())
+    stage = {"name": "first", "recipe": "grpo.yaml"} | change
+    file = write_recipe(step="pipeline", stages=[stage])
+    (line,) = problems_of(file)
+    assert start in line
+    assert line.endswith(f"(stage first of {file})")
+
+
+def test_checking_imports_no_torch(write_recipe):
+    code = f"""
+import sys
+from open_r1.check import main
+assert main([{str(write_recipe(**grpo()))!r}]) == 0
+assert "torch" not in sys.modules and "trl" not in sys.modules and "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

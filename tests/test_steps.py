@@ -1,0 +1,242 @@
+"""The steps on real TRL trainers, with the smallest model there is: what they leave behind, and what stops them."""
+
+import json
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from conftest import CPU_TRAINER, sums
+from transformers import TrainerControl, TrainerState
+
+from open_r1 import modeling, training
+from open_r1.distill import Trace, distill, judge, keep_within_limits
+from open_r1.generation import Completion
+from open_r1.grpo import grpo
+from open_r1.recipe import Distill, Guards, RecipeError, load_recipe
+from open_r1.run_record import weights_sha256
+from open_r1.sft import sft
+from open_r1.step_process import RunStopped
+
+SHORT = {**CPU_TRAINER, "max_steps": 2, "logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 8}
+ROLLOUTS = {"num_generations": 4, "max_completion_length": 12, "log_completions": True, "num_completions_to_print": 0}
+ALWAYS_DIFFERENT = "rewards_of_tests:number_of_characters"
+LETTERS = {"name": ALWAYS_DIFFERENT}
+
+
+@pytest.fixture(autouse=True)
+def rewards_of_tests(tmp_path, monkeypatch):
+    """A reward function of a user's own, in a module of its own."""
+    (tmp_path / "rewards_of_tests.py").write_text(
+        "def number_of_characters(completions, **columns):\n"
+        "    return [float(len(completion[-1]['content'])) for completion in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.fixture
+def run(write_recipe, tmp_path, smallest_model):
+    """Runs a step in this process and gives its run directory."""
+
+    def run(step, name="run", **sections):
+        sections = {"model": {"name": str(smallest_model)}, "data": [sums(16)]} | sections
+        recipe = load_recipe(write_recipe(step=step.__name__, **sections))
+        run_dir = tmp_path / name
+        run_dir.mkdir()
+        step(recipe, run_dir)
+        return run_dir
+
+    return run
+
+
+def metrics_of(run_dir) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_sft_leaves_a_model_and_its_metrics(run):
+    run_dir = run(sft, trainer=SHORT)
+    assert [row["step"] for row in metrics_of(run_dir)] == [1, 2]
+    assert (run_dir / "model" / "model.safetensors").exists()
+
+
+def test_loss_is_on_the_completion_alone(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "train", lambda trainer, *_: seen.append(next(iter(trainer.get_train_dataloader()))))
+    run(sft, trainer=SHORT)
+    tokenizer = modeling.character_tokenizer()
+    for ids, labels in zip(seen[0]["input_ids"], seen[0]["labels"], strict=True):
+        trained = tokenizer.decode(ids[labels != -100])
+        assert trained.startswith("<think>")
+        assert trained.endswith("</answer><|end|>")
+        assert "=?" in tokenizer.decode(ids)
+
+
+def test_template_that_does_not_end_the_turn_is_refused(run, tmp_path):
+    (tmp_path / "endless.jinja").write_text(modeling.CHAT_TEMPLATE.replace(f" + '{modeling.EOS}'", ""))
+    model = {"name": str(tmp_path / "model"), "chat_template": "endless.jinja"}
+    tokenizer = modeling.character_tokenizer()
+    from open_r1.recipe import Model
+
+    smallest = modeling.build_model(
+        Model(
+            architecture={
+                "model_type": "llama",
+                "hidden_size": 8,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 1,
+                "intermediate_size": 8,
+            }
+        ),
+        tokenizer,
+    )
+    modeling.save_model(smallest, tokenizer, tmp_path / "model")
+    with pytest.raises(RecipeError, match=r"model.chat_template: '<\|end\|>' is not among the trained tokens"):
+        run(sft, model=model, trainer=SHORT)
+
+
+def test_model_that_would_not_stop_is_refused(smallest_model, write_recipe):
+    recipe = load_recipe(write_recipe(step="sft", model={"name": str(smallest_model)}, data=[sums(4)], trainer=SHORT))
+    model, tokenizer = modeling.load_model(recipe), modeling.load_tokenizer(recipe)
+    training.check_eos_ends_generation(recipe, model, tokenizer)
+    model.generation_config.eos_token_id = 5
+    with pytest.raises(RecipeError, match="model.name: its generation config stops at tokens"):
+        training.check_eos_ends_generation(recipe, model, tokenizer)
+
+
+def test_grpo_leaves_model_metrics_and_every_completion(run):
+    run_dir = run(grpo, rewards=["accuracy", LETTERS], trainer=SHORT | ROLLOUTS)
+    rows = metrics_of(run_dir)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"reward", "entropy", "frac_reward_zero_std", "completions/mean_length"} <= rows[0].keys()
+    tables = [pd.read_parquet(file) for file in sorted((run_dir / "completions").glob("*.parquet"))]
+    assert [len(table) for table in tables] == [8, 8]
+    assert {"accuracy", "number_of_characters", "advantage"} <= set(tables[0].columns)
+
+
+def test_reward_weights_come_from_the_recipe(run):
+    run_dir = run(grpo, rewards=["accuracy", {**LETTERS, "weight": 0.5}], trainer=SHORT | ROLLOUTS)
+    row = metrics_of(run_dir)[0]
+    expected = row["rewards/accuracy/mean"] + 0.5 * row["rewards/number_of_characters/mean"]
+    assert row["reward"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_seed_gives_the_same_weights_bit_for_bit_and_another_gives_others(run):
+    sections = {"rewards": [LETTERS], "trainer": SHORT | ROLLOUTS}
+    hashes = [
+        weights_sha256(run(grpo, name, seed=seed, **sections) / "model")
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert hashes[0] == hashes[1]
+    assert hashes[0] != hashes[2]
+
+
+def test_training_that_diverges_is_stopped(run):
+    with pytest.raises(
+        RunStopped, match=r"stopped at step \d+: (loss|grad_norm) is (nan|inf); lower trainer.learning_rate"
+    ):
+        run(sft, trainer=SHORT | {"max_steps": 20, "learning_rate": 1e30, "max_grad_norm": 1e30})
+
+
+def test_dead_groups_stop_the_run(run):
+    with pytest.raises(RunStopped, match="stopped at step 2: in 2 logs in a row every group had equal rewards"):
+        run(
+            grpo,
+            rewards=["format"],
+            trainer=SHORT | ROLLOUTS,
+            guards={"max_dead_steps": 2, "max_truncated_share": None},
+        )
+
+
+def test_truncated_completions_stop_the_run(run):
+    with pytest.raises(
+        RunStopped, match="100% of the completions were cut off at trainer.max_completion_length=1 tokens"
+    ):
+        run(
+            grpo,
+            rewards=[LETTERS],
+            trainer=SHORT | ROLLOUTS | {"max_completion_length": 1},
+            guards={"truncated_steps": 2},
+        )
+
+
+@pytest.mark.parametrize(
+    ("guards", "logs", "stops"),
+    [
+        ({}, [{"loss": 1.0, "grad_norm": 2.0}], False),
+        ({}, [{"grad_norm": float("inf")}], True),
+        ({"stop_on_non_finite": False}, [{"loss": float("nan")}], False),
+        ({"truncated_steps": 2}, [{"completions/clipped_ratio": 0.96}] * 2, True),
+        ({"truncated_steps": 2}, [{"completions/clipped_ratio": r} for r in (0.96, 0.5, 0.96)], False),
+        ({"truncated_steps": 2, "max_truncated_share": None}, [{"completions/clipped_ratio": 1.0}] * 9, False),
+        ({"max_dead_steps": 3}, [{"frac_reward_zero_std": 1.0}] * 3, True),
+        ({"max_dead_steps": 3}, [{"frac_reward_zero_std": r} for r in (1.0, 1.0, 0.9, 1.0, 1.0)], False),
+        ({"max_dead_steps": None}, [{"frac_reward_zero_std": 1.0}] * 99, False),
+    ],
+)
+def test_guards(guards, logs, stops):
+    guard = training.GuardCallback(Guards(**guards))
+    arguments = SimpleNamespace(max_completion_length=80)
+
+    def replay():
+        for row in logs:
+            guard.on_log(arguments, TrainerState(), TrainerControl(), logs=row)
+
+    if stops:
+        with pytest.raises(RunStopped, match="goes on all the same"):
+            replay()
+    else:
+        replay()
+
+
+def test_metrics_of_a_resumed_run_have_each_step_once(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')  # killed while writing
+    writer, state = training.MetricsWriter(file), TrainerState(global_step=1, is_world_process_zero=True)
+    writer.on_train_begin(None, state, None)
+    state.global_step = 2
+    writer.on_log(None, state, None, logs={"loss": 1.5})
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"step": 1, "loss": 3},
+        {"step": 2, "loss": 1.5},
+    ]
+
+
+def test_every_trace_is_kept_or_dropped_for_a_reason():
+    completions = [
+        Completion("right", 3, truncated=False),
+        Completion("right", 3, truncated=True),
+        Completion("wrong", 3, truncated=False),
+        Completion("unjudged", 3, truncated=False),
+    ]
+
+    def verdict(completions, solution):
+        return [{"right": 1.0, "wrong": 0.0}.get(c[-1]["content"]) for c in completions]
+
+    rows = [{"prompt": [{"role": "user", "content": "?"}], "solution": "s"}]
+    section = Distill(teacher="t", max_completion_length=8)
+    traces = judge(rows, [completions], [verdict], section)
+    assert [trace.dropped_for for trace in traces] == [None, "truncated", "verdict below 1", "verdict: no verdict"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [({}, 4), ({"max_kept_per_prompt": 1}, 2), ({"max_traces": 3}, 3), ({"max_traces": 9}, 4)],
+)
+def test_limits_on_kept_traces(limits, kept):
+    traces = [Trace([{"role": "user", "content": prompt}], "c", 1, None) for prompt in "aabb"]
+    limited = keep_within_limits(traces, Distill(teacher="t", max_completion_length=8, **limits))
+    assert sum(trace.dropped_for is None for trace in limited) == kept
+
+
+def test_distill_writes_its_traces_and_trains_on_the_kept_ones(run, smallest_model):
+    section = {"teacher": str(smallest_model), "max_completion_length": 64, "batch_size": 16, "min_reward": 0.0}
+    run_dir = run(distill, rewards=["format"], distill=section, trainer=SHORT)
+    counts = json.loads((run_dir / "distill.json").read_text())
+    assert counts["sampled"] == counts["kept"] + sum(counts["dropped"].values()) == 16
+    assert 0 < counts["dropped"]["truncated"] < 16
+    assert len(metrics_of(run_dir)) == 2
+
+
+def test_distill_with_no_verified_trace_says_so(run, smallest_model):
+    section = {"teacher": str(smallest_model), "max_completion_length": 8}
+    with pytest.raises(RecipeError, match="distill.teacher: none of its traces was verified"):
+        run(distill, rewards=["format"], distill=section, trainer=SHORT)
