@@ -14,7 +14,7 @@ from open_r1.benchmarks import statistics
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.generation import Completion, transformers_backend
 from open_r1.modeling import build_model, character_tokenizer, save_model
-from open_r1.recipe import Model, RecipeError, load_recipe
+from open_r1.recipe import Model, load_recipe
 from open_r1.step_process import RunStopped, run_step
 
 TINY = {
@@ -235,8 +235,6 @@ def test_few_missing_verdicts_are_left_out_and_many_stop_the_run(tiny_model, tmp
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"evaluate": {"benchmarks": ["math500"]}}, "unknown benchmark 'math500'.*math_500"),
-        ({"evaluate": {"benchmarks": ["tiny_sums"], "samples": 2, "temperature": 0.0}}, "equal answers"),
         ({"evaluate": {"benchmarks": ["tiny_sums"]}}, "model './nowhere' cannot be loaded"),
     ],
 )
@@ -247,12 +245,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, se
         run_step(evaluate.evaluate)
     error = capsys.readouterr().err.strip()
     assert re.search(message, error) and "\n" not in error
-
-
-def test_a_label_cannot_leave_the_run_directory(tmp_path):
-    run_dir = write_recipe(tmp_path / "run", evaluate={"benchmarks": ["tiny_sums"], "models": {"../x": "./model"}})
-    with pytest.raises(RecipeError, match="a label is made of"):
-        evaluate.resolve_models(load_recipe(run_dir / "recipe.yaml"))
 
 
 # --- LightEval -------------------------------------------------------------------------------------------------------

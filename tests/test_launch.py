@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from conftest import CPU_TRAINER, REPOSITORY, TINY, sums
 from safetensors import safe_open
@@ -65,6 +66,22 @@ def test_wrong_recipe_has_no_traceback_and_leaves_no_run(sft_recipe, tmp_path):
     expected = f"{sft_recipe}: trainer.learning_rat: unknown key of trl.SFTConfig; did you mean learning_rate?"
     assert finished.stderr.strip() == expected
     assert not (tmp_path / "runs").exists()
+
+
+def test_two_processes_work_on_one_batch(write_recipe, smallest_model, tmp_path):
+    recipe = write_recipe(
+        "grpo.yaml",
+        step="grpo",
+        model={"name": str(smallest_model)},
+        data=[sums(16)],
+        rewards=["format"],
+        trainer={**SHORT, "num_generations": 4, "max_completion_length": 8, "log_completions": True, "max_steps": 1},
+        hardware={"processes_per_node": 2, "threads_per_process": 1},
+    )
+    finished = run_launcher("grpo", recipe, "--runs", tmp_path / "runs")
+    assert finished.returncode == 0, finished.stderr
+    (table,) = (tmp_path / "runs").rglob("completions/*.parquet")
+    assert len(pd.read_parquet(table)) == 2 * 8
 
 
 def test_pipeline_skips_what_is_done_and_takes_up_what_failed(sft_recipe, write_recipe, smallest_model, tmp_path):
@@ -139,3 +156,14 @@ def test_shipped_models_are_small_and_the_student_is_at_most_a_quarter():
 
     assert num_parameters("student") * 4 <= num_parameters("teacher") < 1_100_000
     assert sum(file.stat().st_size for file in (TINY / "models").rglob("*") if file.is_file()) <= 8e6
+
+
+def test_readme_shows_the_results_that_are_recorded():
+    finished = subprocess.run(
+        [sys.executable, "scripts/results_table.py", "--check", "recipes/tiny-r1"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": "src"},
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -12,8 +12,10 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
-from open_r1 import report
-from open_r1.report import count_text, minutes_text, pass_text, print_table, score_blocks, write_report
+from open_r1.report import comparison, pictures, print_table, reading, write_report
+from open_r1.report.__main__ import main
+from open_r1.report.scores import score_blocks
+from open_r1.report.table import count_text, minutes_text, pass_text
 
 STAGES = {"base": "pretrain", "cold_start": "sft", "reasoning_rl": "grpo", "student_distilled": "distill"}
 SCORES = {"base": 0.31, "cold_start": 0.52, "reasoning_rl": 0.881, "student_base": 0.22, "student_distilled": 0.79}
@@ -131,7 +133,7 @@ def table_text(run: Path) -> str:
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Drawing is nearly all the time of a report; where the pictures do not matter they are not drawn."""
-    monkeypatch.setattr(report, "_png", lambda figure: "")
+    monkeypatch.setattr(pictures, "_png", lambda figure: "")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +191,7 @@ def test_the_terminal_table(tmp_path):
 def test_one_block_per_benchmark(tmp_path):
     run = write_pipeline(tmp_path)
     write_scores(run / "scores", ("sums", "aime24"))
-    _, stages = report._read_all(run, [])
+    _, stages = reading.read_all(run, [])
     assert [block.title for block in score_blocks(stages)] == ["sums", "aime24"]
 
 
@@ -264,7 +266,7 @@ def test_a_step_logged_twice_counts_as_logged_last(tmp_path):
     lines = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "runtime": 9}]
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert report._read_metrics(file, [])["loss"].tolist() == [3.0, 1.5]
+    assert reading._read_metrics(file, [])["loss"].tolist() == [3.0, 1.5]
 
 
 @pytest.mark.parametrize(
@@ -279,9 +281,9 @@ def test_a_step_logged_twice_counts_as_logged_last(tmp_path):
 def test_what_reinforcement_learning_started_from(tmp_path, parents, recipe, before):
     run = write_pipeline(tmp_path)
     write_record(run / "reasoning_rl", "grpo", parents=parents, recipe=recipe)
-    _, stages = report._read_all(run, [])
+    _, stages = reading.read_all(run, [])
     grpo = next(stage for stage in stages if stage.step == "grpo")
-    assert report._label_before(grpo, list(SCORES)) == before
+    assert comparison._label_before(grpo, list(SCORES)) == before
 
 
 @pytest.mark.parametrize(
@@ -320,10 +322,10 @@ def test_minutes(minutes, text):
 
 
 def test_a_long_completion_loses_its_middle():
-    text = report._without_middle("a" * 20_000 + "end")
+    text = comparison._without_middle("a" * 20_000 + "end")
     assert len(text) < 12_100 and text.endswith("end") and "8,003 characters left out" in text
 
 
 def test_a_wrong_directory_is_one_line(tmp_path, capsys):
-    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1

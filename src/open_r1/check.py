@@ -4,10 +4,10 @@
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -20,12 +20,12 @@ from open_r1.recipe import (
     DataSource,
     Recipe,
     RecipeError,
-    Stage,
     is_path,
     load_recipe,
 )
 from open_r1.rewards import REWARDS, reward_entry
 from open_r1.rewards.completion import prefill_problems
+from open_r1.stages import stage_recipe
 from open_r1.trainer_fields import trainer_value
 from open_r1.wording import closest
 
@@ -33,6 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
 RECIPES = REPOSITORY / "recipes"
 RUNS = REPOSITORY / "runs"
 ACCELERATE_CONFIGS = RECIPES / "accelerate_configs"
+LABEL = re.compile(r"[\w.-]+")  # of a model that is scored; becomes part of a file's name
 STEPS_WITHOUT_MODEL = ("evaluate", "pipeline")
 
 
@@ -57,47 +58,9 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
         raise RecipeError(*dict.fromkeys(lines))
 
 
-def stage_recipe(pipeline: Recipe, stage: Stage, references: dict[str, str] | None = None) -> Recipe:
-    """The recipe of a stage with the pipeline's seed and the stage's `set` applied.
-
-    `references` maps stage names to model directories; without it `stage:x` is left as it stands. Raises RecipeError.
-    """
-    overrides = {"seed": pipeline.seed, **_flatten(stage.set)}
-    if references is not None:
-        overrides = {key: _resolve(value, references) for key, value in overrides.items()}
-    return load_recipe(pipeline.path(stage.recipe), overrides)
-
-
-def references_of(value: Any) -> list[str]:
-    """Names of the stages that a value of `set` refers to, in order."""
-    if isinstance(value, dict):
-        return [name for entry in value.values() for name in references_of(entry)]
-    if isinstance(value, list):
-        return [name for entry in value for name in references_of(entry)]
-    if isinstance(value, str) and value.startswith(STAGE_REFERENCE):
-        return [value.removeprefix(STAGE_REFERENCE)]
-    return []
-
-
 def all_recipes(folder: Path = RECIPES) -> list[Path]:
     """Every recipe of the repository: each .yaml under recipes/ but for the accelerate configs."""
     return [file for file in sorted(folder.rglob("*.yaml")) if ACCELERATE_CONFIGS not in file.parents]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{a: {b: 1}} -> {"a.b": 1}: a partial recipe as overrides."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _resolve(value: Any, references: dict[str, str]) -> Any:
-    if isinstance(value, list):
-        return [_resolve(entry, references) for entry in value]
-    if isinstance(value, str) and value.startswith(STAGE_REFERENCE):
-        return references[value.removeprefix(STAGE_REFERENCE)]
-    return value
 
 
 def _model_problems(recipe: Recipe, earlier_stages: set[str], before_run: bool) -> Iterator[str]:
@@ -160,7 +123,8 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
     for index, reward in enumerate(recipe.rewards):
         key = f"rewards.{index}"
         if ":" not in reward.name and reward.name not in REWARDS:
-            yield f"{key}.name: unknown reward {reward.name!r} (known: {', '.join(REWARDS)}){closest(reward.name, REWARDS)}"
+            known = ", ".join(REWARDS)
+            yield f"{key}.name: unknown reward {reward.name!r} (known: {known}){closest(reward.name, REWARDS)}"
             continue
         try:
             entry = reward_entry(reward.name)
@@ -220,10 +184,21 @@ def _render(template: str) -> str:
 
 
 def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
-    for index, name in enumerate(recipe.evaluate.benchmarks if recipe.evaluate else ()):
+    section = recipe.evaluate
+    if section is None:
+        return
+    for index, name in enumerate(section.benchmarks):
         if name not in BENCHMARKS:
             known = ", ".join(BENCHMARKS)
             yield f"evaluate.benchmarks.{index}: unknown benchmark {name!r} (known: {known}){closest(name, BENCHMARKS)}"
+            continue
+        samples = section.samples or BENCHMARKS[name].samples
+        temperature = BENCHMARKS[name].temperature if section.temperature is None else section.temperature
+        if temperature == 0 and samples > 1:
+            yield f"evaluate.samples: {name} would get {samples} equal answers at temperature 0; write samples: 1"
+    for label in section.models:
+        if not LABEL.fullmatch(label):
+            yield f"evaluate.models.{label}: a label is made of letters, digits, `.`, `_` and `-`"
 
 
 def _batch_problems(recipe: Recipe) -> Iterator[str]:
@@ -252,8 +227,8 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
     elif rollouts % values["num_generations"]:
         yield (
             f"trainer.num_generations: {rollouts} completions a rollout (per_device_train_batch_size "
-            f"{values['per_device_train_batch_size']} x processes {processes} x steps_per_generation) cannot be divided "
-            f"into groups of {values['num_generations']}"
+            f"{values['per_device_train_batch_size']} x processes {processes} x steps_per_generation) cannot be "
+            f"divided into groups of {values['num_generations']}"
         )
     continuous = recipe.trainer.get("use_transformers_continuous_batching")
     bf16 = recipe.trainer.get("bf16")
@@ -270,7 +245,8 @@ def _hardware_problems(recipe: Recipe) -> Iterator[str]:
     config = recipe.hardware.accelerate
     known = [file.stem for file in sorted(ACCELERATE_CONFIGS.glob("*.yaml"))]
     if config not in known:
-        yield f"hardware.accelerate: no recipes/accelerate_configs/{config}.yaml (known: {', '.join(known)}){closest(config, known)}"
+        mend = f"(known: {', '.join(known)}){closest(config, known)}"
+        yield f"hardware.accelerate: no recipes/accelerate_configs/{config}.yaml {mend}"
 
 
 def _stage_problems(pipeline: Recipe) -> Iterator[str]:

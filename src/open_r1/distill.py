@@ -13,7 +13,6 @@ import pandas as pd
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import set_seed
 
 from open_r1 import data, modeling, training
 from open_r1.generation import Completion, Sampling
@@ -42,13 +41,13 @@ def distill(recipe: Recipe, run_dir: Path) -> None:
 
     The traces and the count of drops by reason are written first, and are used again if the run is taken up.
     """
-    set_seed(recipe.seed)
+    processes = training.begin(recipe)
     traces_file = run_dir / TRACES_FILE
     if not traces_file.exists():
-        traces = sample_traces(recipe)
-        if PartialState().is_main_process:
+        traces = sample_traces(recipe, processes)
+        if processes.is_main_process:
             write_traces(run_dir, traces)
-    PartialState().wait_for_everyone()
+    processes.wait_for_everyone()
     kept = pd.read_parquet(traces_file).query("dropped_for.isna()")
     if kept.empty:
         counts = json.loads((run_dir / COUNTS_FILE).read_text())["dropped"]
@@ -63,14 +62,14 @@ def distill(recipe: Recipe, run_dir: Path) -> None:
     training.fine_tune(recipe, run_dir, student, tokenizer, conversations)
 
 
-def sample_traces(recipe: Recipe) -> list[Trace]:
+def sample_traces(recipe: Recipe, processes: PartialState) -> list[Trace]:
     """The teacher's answers to all prompts of the recipe's data, judged; every process samples its share."""
     section = recipe.distill
     tokenizer = modeling.load_tokenizer(recipe, section.teacher, section.teacher_revision)
-    teacher = modeling.load_model(recipe, section.teacher, section.teacher_revision).to(PartialState().device)
+    teacher = modeling.load_model(recipe, section.teacher, section.teacher_revision).to(processes.device)
     columns = [column for reward in recipe.rewards for column in reward_entry(reward.name).columns]
     rows = data.load_data(recipe, columns).to_list()
-    share = rows[PartialState().process_index :: PartialState().num_processes]
+    share = rows[processes.process_index :: processes.num_processes]
     prompts = [row["prompt"] for row in share]
     completions_PG = generate(
         teacher,
@@ -82,7 +81,7 @@ def sample_traces(recipe: Recipe) -> list[Trace]:
             max_new_tokens=section.max_completion_length,
             num_samples=section.samples,
             batch_size=section.batch_size,
-            seed=recipe.seed + PartialState().process_index,
+            seed=recipe.seed + processes.process_index,
         ),
         description="teacher",
     )

@@ -6,7 +6,6 @@ that any score can be counted again.
 
 import dataclasses
 import json
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +16,11 @@ from open_r1.benchmarks.statistics import bootstrap_interval, ks, pass_at_1, pas
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.step_process import RunStopped, run_step
-from open_r1.wording import closest
 
 if TYPE_CHECKING:
     from open_r1.benchmarks.lighteval_adapter import BenchmarkResult
 
 MAX_UNJUDGED_SHARE = 0.01  # past this the judge is broken, and a score would say more of it than of the model
-LABEL = re.compile(r"[\w.-]+")  # it becomes part of a file's name
 
 
 def evaluate(recipe: Recipe, run_dir: Path) -> None:
@@ -32,7 +29,7 @@ def evaluate(recipe: Recipe, run_dir: Path) -> None:
     Raises RecipeError for a mistake in the recipe, RunStopped for a judge that fails.
     """
     benchmarks = resolve_benchmarks(recipe)
-    models = resolve_models(recipe)
+    models = recipe.evaluate.models or {"model": recipe.model.name}
     scores = {label: evaluate_model(recipe, label, name, benchmarks, run_dir) for label, name in models.items()}
     (run_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
@@ -67,35 +64,9 @@ def evaluate_model(recipe: Recipe, label: str, name: str, benchmarks: dict[str, 
 
 def resolve_benchmarks(recipe: Recipe) -> dict[str, Benchmark]:
     """The recipe's benchmarks by name, with what its `evaluate` section overrides in place of the table's sampling."""
-    section, file = recipe.evaluate, recipe.source
-    if section is None:
-        raise RecipeError(f"{file}: evaluate: missing; it names the benchmarks")
-    given = {key: getattr(section, key) for key in ("samples", "temperature", "top_p", "max_new_tokens")}
+    given = {key: getattr(recipe.evaluate, key) for key in ("samples", "temperature", "top_p", "max_new_tokens")}
     overrides = {key: value for key, value in given.items() if value is not None}
-    benchmarks = {}
-    for name in section.benchmarks:
-        if name not in BENCHMARKS:
-            known = ", ".join(BENCHMARKS)
-            mend = closest(name, BENCHMARKS)
-            raise RecipeError(f"{file}: evaluate.benchmarks: unknown benchmark {name!r} (known: {known}){mend}")
-        benchmark = benchmarks[name] = dataclasses.replace(BENCHMARKS[name], **overrides)
-        if benchmark.temperature == 0 and benchmark.samples > 1:
-            raise RecipeError(
-                f"{file}: evaluate.samples: {name} would get {benchmark.samples} equal answers at temperature 0; "
-                "write samples: 1"
-            )
-    return benchmarks
-
-
-def resolve_models(recipe: Recipe) -> dict[str, str]:
-    """Label -> model as the recipe names it; a single model has the label `model`."""
-    models = recipe.evaluate.models or {"model": recipe.model.name}
-    for label in models:
-        if not LABEL.fullmatch(label):
-            raise RecipeError(
-                f"{recipe.source}: evaluate.models.{label}: a label is made of letters, digits, `.`, `_` and `-`"
-            )
-    return models
+    return {name: dataclasses.replace(BENCHMARKS[name], **overrides) for name in recipe.evaluate.benchmarks}
 
 
 def summarize(result: "BenchmarkResult", benchmark: Benchmark, seconds: float) -> dict:

@@ -5,9 +5,9 @@ the answer right, is the format kept); its advantage is its reward less the grou
 deviation (DeepSeekMath, arXiv 2402.03300, section 4.1). No critic, no reward model.
 """
 
+import contextlib
 from pathlib import Path
 
-from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from open_r1 import data, modeling, training
@@ -21,7 +21,7 @@ SOME_PROMPT = [{"role": "user", "content": "1+1=?"}]
 
 def grpo(recipe: Recipe, run_dir: Path) -> None:
     """Trains the recipe's policy on its prompts and leaves it in `run_dir/model`, all rollouts in `completions/`."""
-    set_seed(recipe.seed)
+    training.begin(recipe)
     tokenizer = modeling.load_tokenizer(recipe)
     rendered_prompt = tokenizer.apply_chat_template(SOME_PROMPT, tokenize=False, add_generation_prompt=True)
     problems = list(prefill_problems(rendered_prompt, recipe.rewards))
@@ -49,10 +49,8 @@ def completions_into_run_dir(run_dir: Path) -> None:
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     link = run_dir / "checkpoints" / "completions"
     if not link.is_symlink():
-        try:
+        with contextlib.suppress(FileExistsError):  # another process of this run was first
             link.symlink_to(Path("..") / "completions", target_is_directory=True)
-        except FileExistsError:  # another process of this run was first
-            pass
 
 
 if __name__ == "__main__":

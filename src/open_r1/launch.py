@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from open_r1 import run_record
-from open_r1.check import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS, check_recipe, stage_recipe
+from open_r1.check import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS, check_recipe
 from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
+from open_r1.stages import freeze_stages, stage_recipe
 from open_r1.step_process import ERROR_FILE, RECIPE_FILE
 from open_r1.wording import closest
 
@@ -47,7 +48,8 @@ def launch(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / ERROR_FILE).unlink(missing_ok=True)
-    (run_dir / RECIPE_FILE).write_text(dump_recipe(recipe), encoding="utf-8")
+    resolved = freeze_stages(recipe, run_dir) if recipe.step == "pipeline" else recipe
+    (run_dir / RECIPE_FILE).write_text(dump_recipe(resolved), encoding="utf-8")
     run_record.start_record(run_dir, recipe, recipe_file or str(recipe.source), list(parents))
     exit_code = _run(command(recipe, run_dir))
     if exit_code != 0:
@@ -173,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
             print(
                 f"{recipe.step} failed (exit code {exit_code}); the same command takes it up again. {run_dir}/run.json"
             )
+            _report(run_dir)
             return exit_code
     _point_latest_at(run_dir)
     _report(run_dir)

@@ -12,8 +12,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from open_r1.recipe import Model, Recipe, RecipeError
+
+disable_progress_bar()  # of loading and writing weights; the bars of training and sampling are others
 
 PAD, EOS, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "\\boxed{"]
@@ -131,8 +134,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     loaded = AutoTokenizer.from_pretrained(directory)
     if loaded.encode(probe) != tokenizer.encode(probe):
         raise RecipeError(
-            f"model.architecture.model_type: AutoTokenizer reads the tokenizer of a {model.config.model_type} model back "
-            f"as {type(loaded).__name__}, which gives other tokens; use another architecture, e.g. llama"
+            f"model.architecture.model_type: AutoTokenizer reads the tokenizer of a {model.config.model_type} model "
+            f"back as {type(loaded).__name__}, which gives other tokens; use another architecture, e.g. llama"
         )
 
 

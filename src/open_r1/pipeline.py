@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from open_r1 import run_record
-from open_r1.check import check_recipe, references_of, stage_recipe
+from open_r1.check import check_recipe
 from open_r1.launch import is_done, launch, model_parents
 from open_r1.recipe import Recipe, Stage
+from open_r1.stages import references_of, stage_recipe
 from open_r1.step_process import RunStopped, run_step
 
 
@@ -20,8 +21,8 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         stage_dir = run_dir / stage.name
-        references = {name: str(run_dir / name / "model") for name in references_of(stage.set)}
-        resolved = stage_recipe(recipe, stage, references)
+        models = {name: str(run_dir / name / "model") for name in references_of(stage.set)}
+        resolved = stage_recipe(recipe, stage, models)
         check_recipe(resolved, before_run=True)
         parents = stage_parents(recipe, stage, resolved, run_dir)
         if is_done(stage_dir, resolved, parents):

@@ -53,7 +53,7 @@ def problems(
     """
     import reasoning_gym
 
-    # reasoning-gym draws item i of seed s from Random(s + i): neighbouring seeds share nearly all their items. Hash ours.
+    # reasoning-gym draws item i of seed s from Random(s + i): neighbouring seeds share nearly all items. Hash ours.
     source_seed = int.from_bytes(hashlib.sha256(f"{family}/{split}/{seed}".encode()).digest()[:6], "big")
     max_draws = 1000 * num_problems  # a split is a tenth of the problems or more; past this the family is exhausted
     dataset = reasoning_gym.create_dataset(

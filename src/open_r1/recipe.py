@@ -133,7 +133,7 @@ class Evaluate(Section):
     samples: int | None = Field(default=None, gt=0)
     """Completions per problem; pass@1 is their mean."""
     num_problems: int | None = Field(default=None, gt=0)
-    """Score only the first so many problems."""
+    """Score only so many problems, the same subset each time."""
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_new_tokens: int | None = Field(default=None, gt=0)
@@ -270,10 +270,12 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice: YAML would silently keep the second."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -286,8 +288,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise RecipeError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise RecipeError(f"{file}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise RecipeError(f"{file}: {where}not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{file}: a recipe is a mapping of sections (step, model, data, …)")
     return values
@@ -299,6 +301,8 @@ def _parse_override(file: Path, text: str) -> tuple[str, Any]:
         raise RecipeError(f"{file}: {text!r} is not an override; write section.key=value")
     if NUMBER.fullmatch(value):  # on a command line 1e-5 is meant as a number, though YAML 1.1 reads it as a string
         return key, int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+    if value in ("no", "yes", "on", "off"):  # words of TRL's (`save_strategy=no`) that YAML 1.1 takes for booleans
+        return key, value
     if is_path(value):  # on a command line a path is meant from where one stands
         return key, str(Path(value).resolve())
     try:
@@ -403,7 +407,8 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
     for index, source in enumerate(recipe.data):
         kinds = [kind for kind in ("name", "path", "procedural") if getattr(source, kind) is not None]
         if len(kinds) != 1:
-            yield f"data.{index}: unknown data source; give exactly one of name, path, procedural (got {kinds or 'none'})"
+            got = " and ".join(kinds) or "none"
+            yield f"data.{index}: unknown data source; give exactly one of name, path, procedural (got {got})"
     if recipe.step == "evaluate" and recipe.evaluate and bool(recipe.model.name) == bool(recipe.evaluate.models):
         yield "evaluate.models: give either model.name or evaluate.models"
 

@@ -6,8 +6,6 @@ starts from a policy that thinks where people can read it. The loss is on the co
 
 from pathlib import Path
 
-from transformers import set_seed
-
 from open_r1 import data, modeling, training
 from open_r1.recipe import Recipe
 from open_r1.step_process import run_step
@@ -15,7 +13,7 @@ from open_r1.step_process import run_step
 
 def sft(recipe: Recipe, run_dir: Path) -> None:
     """Trains the recipe's model on its data and leaves it in `run_dir/model`."""
-    set_seed(recipe.seed)
+    training.begin(recipe)
     tokenizer = modeling.load_tokenizer(recipe)
     if recipe.step == "pretrain":
         model = modeling.build_model(recipe.model, tokenizer)

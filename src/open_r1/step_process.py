@@ -1,4 +1,4 @@
-"""The process of one step: it gets a run directory, reads the resolved recipe there, and ends with a clear exit code."""
+"""The process of one step: from a run directory with a resolved recipe to a clear exit code."""
 
 import sys
 import traceback

@@ -124,6 +124,8 @@ def _type_problems(key: str, value: Any, annotation: str, config: str) -> Iterab
     except ValidationError:
         if isinstance(value, str) and NUMBER.fullmatch(value):
             yield f"{key}: {value!r} is text to YAML, not a number; write {number_for_yaml(value)}"
+        elif isinstance(value, bool) and "str" in annotation:
+            yield f"{key}: YAML reads a bare yes, no, on or off as {value}; write it in quotes"
         else:
             yield f"{key}: {value!r} is {type(value).__name__}; {config} wants {annotation}"
 
@@ -156,8 +158,8 @@ def _fields_of(class_name: str) -> dict[str, TrainerField]:
             fields.update(_fields_of(base.id))
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            if "ClassVar" not in ast.unparse(statement.annotation):
-                annotation = ast.unparse(statement.annotation).strip("'\"")
+            annotation = ast.unparse(statement.annotation).strip("'\"")
+            if not annotation.startswith("ClassVar"):
                 fields[statement.target.id] = TrainerField(annotation, _literal_default(statement.value))
     return fields
 

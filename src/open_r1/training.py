@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
@@ -17,6 +18,23 @@ from open_r1.step_process import RunStopped
 METRICS_FILE = "metrics.jsonl"
 MODEL_DIRECTORY = "model"
 PROGRESS_METRICS = {"reward": "reward", "completions/mean_length": "tokens", "loss": "loss"}
+
+
+def begin(recipe: Recipe) -> PartialState:
+    """Seeds every generator, joins the processes of this run and gives their state.
+
+    Raises RecipeError if fewer or more processes work together than the recipe was checked for: with a wrong
+    accelerate config each would train alone, on another batch size, and say nothing.
+    """
+    set_seed(recipe.seed)
+    processes = PartialState(cpu=bool(recipe.trainer.get("use_cpu")))  # the first call decides the backend
+    if processes.num_processes != recipe.hardware.num_processes:
+        raise RecipeError(
+            f"{recipe.source}: hardware: {recipe.hardware.num_processes} processes were asked for, but "
+            f"{processes.num_processes} work together; is distributed_type of the accelerate config "
+            f"{recipe.hardware.accelerate} right?"
+        )
+    return processes
 
 
 def trainer_arguments(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
@@ -152,7 +170,7 @@ class GuardCallback(TrainerCallback):
         self.num_dead_logs = self.num_dead_logs + 1 if share >= 1.0 else 0
         if self.num_dead_logs >= limit:
             raise RunStopped(
-                f"stopped at step {step}: in {self.num_dead_logs} logs in a row every group had equal rewards, so there "
-                f"is no gradient; choose data of other difficulty in `data`, raise trainer.num_generations, or stop "
-                f"earlier with trainer.max_steps (guards.max_dead_steps: null goes on all the same)"
+                f"stopped at step {step}: in {self.num_dead_logs} logs in a row every group had equal rewards, so "
+                f"there is no gradient; choose data of other difficulty in `data`, raise trainer.num_generations, or "
+                f"stop earlier with trainer.max_steps (guards.max_dead_steps: null goes on all the same)"
             )

@@ -1,4 +1,4 @@
-"""Rewards in TRL's signature: `reward(completions, **columns) -> list[float | None]`, one for each completion, in order.
+"""Rewards in TRL's signature: `reward(completions, **columns) -> list[float | None]`, one per completion, in order.
 
 None means that no verdict was possible (a gold that does not parse, a judge that broke), never that an answer is
 wrong. `REWARDS` lists what a recipe can name, with the data columns that each needs.

@@ -21,7 +21,7 @@ def after_thinking(text: str, thinking_prefilled: bool = False) -> str | None:
     A text that neither opens nor closes a thinking block is all answer, unless the prompt opened one for it
     (`thinking_prefilled`). A `</think>` ends the thinking even if the opening tag stands in the prompt.
     """
-    before, close, after = text.rpartition(THINK_CLOSE)
+    _, close, after = text.rpartition(THINK_CLOSE)
     if close:
         return None if THINK_OPEN in after else after
     return None if thinking_prefilled or THINK_OPEN in text else text

@@ -1,0 +1,19 @@
+"""Run records -> one self-contained HTML page and a table for the terminal.
+
+    python -m open_r1.report RUN_DIR
+
+Shows what a run left behind (run.json, metrics.jsonl, scores.json, completions/*.parquet, distill.json), for a single
+run and for a pipeline with one run directory per stage. What is missing is left out and said so; nothing is recomputed.
+
+    reading     a run directory -> Run, and a note on each file that is missing or broken
+    scores      scores.json -> one block of models per benchmark
+    comparison  completions/*.parquet -> the same problems before and after
+    pictures    metrics and scores -> PNG
+    table       stages and scores as rows of text, printed
+    page        all of it as HTML
+"""
+
+from open_r1.report.page import write_report
+from open_r1.report.table import print_table
+
+__all__ = ["print_table", "write_report"]

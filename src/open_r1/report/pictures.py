@@ -1,0 +1,201 @@
+"""Metrics and scores -> pictures, each a PNG as base64, ready for a data: address."""
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from open_r1.report.reading import Run
+from open_r1.report.scores import Block, Score
+
+SMOOTHING_SHARE = 1 / 15  # of the logged steps, averaged around each one
+MIN_POINTS_TO_SMOOTH = 50  # with fewer, a running mean bends the curve's ends more than noise does
+PANELS_PER_ROW = 3
+
+# Blue of Okabe and Ito's palette. One colour is enough: no picture tells two things apart by colour alone.
+BLUE, GREY, INK = "#0072B2", "#6B717B", "#2B2F36"
+LABEL_POINTS, TITLE_POINTS = 8.5, 10
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One curve: the key of metrics.jsonl (a pattern), how it is drawn, and what it tells a newcomer."""
+
+    key: str
+    title: str
+    unit: str
+    meaning: str
+    is_share: bool = False
+
+
+GRPO_PANELS = (
+    Panel(
+        "reward",
+        "Reward",
+        "mean reward",
+        "what training pushes up: the weighted sum of all rewards. It should rise and level off.",
+    ),
+    Panel(
+        "rewards/accuracy*/mean",
+        "pass@1 on training prompts",
+        "right answers (%)",
+        "the share of sampled answers that are right. If the reward rises and this does not, another reward is gamed.",
+        is_share=True,
+    ),
+    Panel(
+        "completions/mean_length",
+        "Answer length",
+        "tokens",
+        "the mean length of a sampled answer. It grows when thinking longer pays.",
+    ),
+    Panel(
+        "frac_reward_zero_std",
+        "Dead groups",
+        "groups (%)",
+        "groups in which every answer got the same reward: nothing can be learned from them. Near 100 % the problems "
+        "are all too hard or all too easy.",
+        is_share=True,
+    ),
+    Panel(
+        "entropy",
+        "Entropy",
+        "nats per token",
+        "how undecided the model is at each token. A fall to zero means that it has stopped trying anything new.",
+    ),
+    Panel(
+        "completions/clipped_ratio",
+        "Cut-off answers",
+        "answers (%)",
+        "answers that hit the limit of length before they ended, and so can hardly be right.",
+        is_share=True,
+    ),
+)
+SFT_PANELS = (
+    Panel(
+        "loss", "Loss", "nats per token", "how surprised the model is by the next token of the texts. It should fall."
+    ),
+    Panel(
+        "mean_token_accuracy",
+        "Tokens predicted",
+        "tokens (%)",
+        "how often the model's first guess is the next token of the texts. Not how many problems it solves.",
+        is_share=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The picture of one run's curves and a line on each of them."""
+
+    name: str
+    step: str
+    picture: str
+    meanings: list[tuple[str, str]]
+
+
+def draw_curves(stage: Run, notes: list[str]) -> Curves | None:
+    """None if the run logged nothing that is drawn."""
+    if stage.metrics.empty:
+        return None
+    drawn: list[tuple[Panel, pd.Series]] = []
+    for panel in GRPO_PANELS if stage.step == "grpo" else SFT_PANELS:
+        key = next((key for key in stage.metrics.columns if fnmatchcase(str(key), panel.key)), None)
+        values = pd.Series(dtype=float) if key is None else pd.to_numeric(stage.metrics[key], errors="coerce").dropna()
+        if values.empty:
+            notes.append(f"{stage.name}: no `{panel.key}` in metrics.jsonl, so no curve of it")
+        else:
+            drawn.append((panel, values * 100 if panel.is_share else values))
+    if not drawn:
+        return None
+    meanings = [(panel.title, panel.meaning) for panel, _ in drawn]
+    return Curves(stage.name, stage.step, _png(_small_multiples(drawn)), meanings)
+
+
+def draw_bars(block: Block) -> str | None:
+    """pass@1 of each model with its interval; None if no model has one."""
+    scores = [score for score in block.scores if score.pass_at_1 is not None]
+    return _png(_bar_chart(scores)) if scores else None
+
+
+def _small_multiples(drawn: list[tuple[Panel, pd.Series]]) -> Figure:
+    num_rows = math.ceil(len(drawn) / PANELS_PER_ROW)
+    # The same width whatever there is to draw, so that letters come out equally large on the page.
+    figure = Figure(figsize=(11, 2.7 * num_rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    grid = figure.subplots(num_rows, PANELS_PER_ROW, squeeze=False).ravel()
+    for axes, (panel, values) in zip(grid, drawn, strict=False):
+        smooth = _smoothed(values)
+        if smooth is None:
+            axes.plot(values.index, values, color=BLUE, linewidth=1.4, marker="o", markersize=2.5)
+        else:
+            axes.plot(values.index, values, color=BLUE, linewidth=0.6, alpha=0.35)
+            axes.plot(values.index, smooth, color=BLUE, linewidth=2)
+        ends = values if smooth is None else smooth
+        axes.set_title(panel.title, loc="left", fontsize=TITLE_POINTS, fontweight="bold", color=INK)
+        axes.set_title(f"{_short(ends.iloc[0])} → {_short(ends.iloc[-1])}", loc="right", fontsize=8, color=GREY)
+        axes.set_xlabel("training step", fontsize=LABEL_POINTS, color=INK)
+        axes.set_ylabel(panel.unit, fontsize=LABEL_POINTS, color=INK)
+        if panel.is_share:
+            axes.set_ylim(-3, 103)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _tidy(axes)
+    for axes in grid[len(drawn) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _smoothed(values: pd.Series) -> pd.Series | None:
+    """A centred running mean, None if there are too few points for one."""
+    if len(values) < MIN_POINTS_TO_SMOOTH:
+        return None
+    return values.rolling(max(3, round(len(values) * SMOOTHING_SHARE)), center=True, min_periods=1).mean()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _bar_chart(scores: list[Score]) -> Figure:
+    figure = Figure(figsize=(8.2, 0.9 + 0.42 * len(scores)), layout="constrained")
+    axes = figure.subplots()
+    for position, score in enumerate(scores):
+        percent = 100 * score.pass_at_1
+        axes.barh(position, percent, height=0.62, color=BLUE, alpha=0.85)
+        right_end = percent
+        if score.interval:
+            low, high = (100 * bound for bound in score.interval)
+            right_end = max(percent, high)
+            errors = [[max(0, percent - low)], [max(0, high - percent)]]
+            axes.errorbar(percent, position, xerr=errors, color=INK, capsize=3, linewidth=1.2)
+        axes.text(right_end + 1.5, position, f"{percent:.1f} %", va="center", fontsize=9, color=INK)
+    axes.set_yticks(range(len(scores)), [score.label for score in scores])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)  # room for the number beside a full bar
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("pass@1 (%), with 95 % interval", fontsize=LABEL_POINTS, color=INK)
+    _tidy(axes)
+    axes.spines["bottom"].set_bounds(0, 100)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#C9CDD3")
+    axes.grid(color="#E8EAED", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, color="#C9CDD3", labelcolor=INK)
+
+
+def _png(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150)  # a bare Figure draws with Agg and needs no display
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,130 @@
+"""A run directory -> Run. What is missing or broken becomes a note for the reader, never an error."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow.parquet
+
+from open_r1.run_record import read_record
+
+Content = TypeVar("Content")
+
+STEPS_WITH_METRICS = ("pretrain", "sft", "grpo", "distill")
+COMPLETION_COLUMNS = ["prompt", "gold", "completions", "num_tokens", "truncated", "scores"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run directory holds. `metrics` has one row per logged step; everything may be empty."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    metrics: pd.DataFrame
+    scores: Mapping[str, Any]
+    distill: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        recipe_file = self.record.get("recipe_file")
+        return f"{recipe_file} · {self.name}" if recipe_file else self.name
+
+    @property
+    def step(self) -> str:
+        return self.record.get("step") or "unknown step"
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return self.record.get("recipe") or {}
+
+    @property
+    def minutes(self) -> float | None:
+        """Minutes of all attempts, None as long as the run is not over."""
+        is_over = self.record.get("status") in ("done", "failed")
+        seconds = self.record.get("seconds") if is_over else None
+        return None if seconds is None else seconds / 60
+
+    @property
+    def error(self) -> str | None:
+        """Why the run failed, None if it did not."""
+        if self.record.get("status") != "failed":
+            return None
+        return str(self.record.get("error") or "no error was recorded")
+
+
+def read_all(run_dir: Path, notes: list[str]) -> tuple[Run, list[Run]]:
+    """The run and its stages in order; a run that is no pipeline is its own only stage."""
+    run = _read_run(run_dir, run_dir.resolve().name, notes)
+    names = [stage["name"] for stage in run.recipe.get("stages") or []]
+    if not run.record:  # a pipeline that lost its run.json still has its stages
+        files = sorted(run_dir.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
+        names = [file.parent.name for file in files if "." not in file.parent.name]  # a dot: put aside as stale
+    return run, [_read_run(run_dir / name, name, notes) for name in names] or [run]
+
+
+def read_completions(run: Run, label: str, benchmark: str, notes: list[str]) -> list[dict[str, Any]] | None:
+    """One row per problem with COMPLETION_COLUMNS, the last four being lists; None, with a note, if there are none."""
+    file = run.folder / "completions" / f"{label}-{benchmark}.parquet"
+    if not file.exists():
+        notes.append(f"{run.name}/completions/{file.name} is missing, so no answers side by side")
+    return _tolerant(lambda path: pyarrow.parquet.read_table(path, columns=COMPLETION_COLUMNS).to_pylist(), file, notes)
+
+
+def failures(run: Run, stages: list[Run]) -> list[Run]:
+    """The stages that failed, and the run itself if it did."""
+    runs = stages if stages[0] is run else [*stages, run]
+    return [each for each in runs if each.error]
+
+
+def _read_run(folder: Path, name: str, notes: list[str]) -> Run:
+    record = _tolerant(read_record, folder, notes)
+    if record is None:
+        notes.append(f"{name}: no run.json; it has not been started, or its directory was moved")
+        record = {}
+    scores = _tolerant(_json_object, folder / "scores.json", notes) or record.get("scores") or {}
+    metrics = _read_metrics(folder / "metrics.jsonl", notes)
+    if metrics.empty and record.get("step") in STEPS_WITH_METRICS:
+        notes.append(f"{name}: no metrics.jsonl, so no curves")
+    if record.get("step") == "evaluate" and not scores:
+        notes.append(f"{name}: no scores.json, so nothing of it is in the tables")
+    distill = _tolerant(_json_object, folder / "distill.json", notes) or {}
+    return Run(name, folder, record, metrics, scores, distill)
+
+
+def _read_metrics(file: Path, notes: list[str]) -> pd.DataFrame:
+    """One row per step. A step that a resumed run logged again counts as it was logged last."""
+    rows: dict[int, dict[str, Any]] = {}
+    num_broken = 0
+    for line in (_tolerant(_text, file, notes) or "").splitlines():
+        try:
+            row = json.loads(line)
+            rows.setdefault(int(row["step"]), {}).update(row)
+        except (ValueError, KeyError, TypeError):  # a process that was killed leaves half a line
+            num_broken += 1
+    if num_broken:
+        notes.append(f"{file.parent.name}/{file.name}: {num_broken} unreadable lines left out")
+    return pd.DataFrame.from_dict(rows, orient="index").sort_index()
+
+
+def _tolerant(read: Callable[[Path], Content], file: Path, notes: list[str]) -> Content | None:
+    """What `read` makes of `file`; None if there is no such file, and None with a note if it cannot be read."""
+    try:
+        return read(file) if file.exists() else None
+    except (OSError, ValueError) as error:
+        notes.append(f"{file.parent.name}/{file.name}: cannot be read ({error})")
+        return None
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    value = json.loads(_text(file))
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value

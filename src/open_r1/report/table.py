@@ -1,0 +1,120 @@
+"""Stages and scores -> rows of text, for the page and for the terminal."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from open_r1.report.reading import Run, failures, read_all
+from open_r1.report.scores import Score, score_blocks
+
+NONE = "–"
+
+
+class StageRow(NamedTuple):
+    """The columns of the table of stages, as text."""
+
+    stage: str
+    step: str
+    status: str
+    minutes: str
+    cost: str
+    attempts: str
+
+
+SCORE_COLUMNS = ("model", "parameters", "pass@1\n[95 % interval]", "tokens\nan answer", "minutes")
+NUMBER_COLUMNS = {*SCORE_COLUMNS[1:], "cost", "attempts"}
+
+
+def print_table(run_dir: str | Path, console: Console | None = None) -> None:
+    """Prints the scores of a run, or the state of its stages where nothing was scored."""
+    console = console or Console()
+    run, stages = read_all(Path(run_dir), [])
+    blocks = score_blocks(stages)
+    for block in blocks:
+        _print(console, block.title, SCORE_COLUMNS, [score_row(score) for score in block.scores], block.caption)
+    unfinished = any(stage.record.get("status") != "done" for stage in stages)
+    if not blocks or unfinished:
+        _print(console, run.title, StageRow._fields, [stage_row(stage) for stage in stages])
+    for failed in failures(run, stages):
+        console.print(Text(f"{failed.name} failed: {failed.error}", style="bold red"))
+
+
+def score_row(score: Score) -> tuple[str, ...]:
+    """The cells of SCORE_COLUMNS."""
+    return (
+        score.label,
+        count_text(score.parameters),
+        pass_text(score.pass_at_1, score.interval),
+        _number_text(score.tokens_per_answer, whole_from=100),
+        minutes_text(score.minutes),
+    )
+
+
+def stage_row(stage: Run) -> StageRow:
+    return StageRow(
+        stage=stage.name,
+        step=stage.step if stage.record else NONE,
+        status=stage.record.get("status") or "not run",
+        minutes=minutes_text(stage.minutes),
+        cost=cost_text(stage.record.get("cost_usd")),
+        attempts=str(stage.record.get("attempts") or NONE),
+    )
+
+
+def count_text(count: int | None) -> str:
+    """Three digits and a unit: 868k, 1.54B; a dash for None."""
+    if count is None:
+        return NONE
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:  # what would round to four digits belongs to the next unit
+            return f"{count / size:#.3g}".rstrip(".") + unit
+    return str(count)
+
+
+def pass_text(pass_at_1: float | None, interval: tuple[float, float] | None) -> str:
+    """`88.1 % [86.0, 90.1]`; a dash for None."""
+    if pass_at_1 is None:
+        return NONE
+    text = f"{100 * pass_at_1:.1f} %"
+    return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def minutes_text(minutes: float | None) -> str:
+    """One decimal below ten minutes, none above; a dash for None."""
+    return _number_text(minutes, whole_from=10)
+
+
+def cost_text(cost_usd: float | None) -> str:
+    """Dollars and cents, four decimals below a cent; a dash for None."""
+    if cost_usd is None:
+        return NONE
+    return f"${cost_usd:,.2f}" if cost_usd >= 0.01 or cost_usd == 0 else f"${cost_usd:.4f}"
+
+
+def _number_text(number: float | None, whole_from: float) -> str:
+    if number is None:
+        return NONE
+    return f"{number:,.0f}" if number >= whole_from else f"{number:.1f}"
+
+
+def _print(
+    console: Console, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], caption: str = ""
+) -> None:
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        caption=Text(caption) if caption else None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,  # narrow enough for five columns in a terminal of 80
+        pad_edge=False,
+    )
+    for column in columns:
+        # Text, not str: rich would take the brackets of an interval or a label for its own markup.
+        table.add_column(Text(column), justify="right" if column in NUMBER_COLUMNS else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
