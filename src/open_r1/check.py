@@ -23,10 +23,10 @@ from open_r1.recipe import (
     is_path,
     load_recipe,
 )
+from open_r1.recipe.trainer_fields import trainer_value
 from open_r1.rewards import REWARDS, reward_entry
 from open_r1.rewards.completion import prefill_problems
 from open_r1.stages import stage_recipe
-from open_r1.trainer_fields import trainer_value
 from open_r1.wording import closest
 
 REPOSITORY = Path(__file__).parents[2]

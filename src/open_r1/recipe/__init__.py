@@ -1,0 +1,46 @@
+"""One YAML file -> one frozen `Recipe`, or a `RecipeError` whose every line names file, key and mend.
+
+Nothing here imports torch or touches the network. What needs knowledge of rewards, data or benchmarks is checked
+further down, in `check.py`.
+
+    sections        what a recipe can say: the sections, their keys, units and defaults
+    trainer_fields  the keys of `trainer:`, read from the source of the installed TRL and transformers
+    reading         file and overrides -> Recipe, and back
+"""
+
+from open_r1.recipe.reading import dump_recipe, load_recipe
+from open_r1.recipe.sections import (
+    STAGE_REFERENCE,
+    DataSource,
+    Distill,
+    Evaluate,
+    Guards,
+    Hardware,
+    Lora,
+    Model,
+    Procedural,
+    Recipe,
+    RecipeError,
+    Reward,
+    Stage,
+    is_path,
+)
+
+__all__ = [
+    "STAGE_REFERENCE",
+    "DataSource",
+    "Distill",
+    "Evaluate",
+    "Guards",
+    "Hardware",
+    "Lora",
+    "Model",
+    "Procedural",
+    "Recipe",
+    "RecipeError",
+    "Reward",
+    "Stage",
+    "dump_recipe",
+    "is_path",
+    "load_recipe",
+]

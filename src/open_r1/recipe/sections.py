@@ -1,0 +1,208 @@
+"""The sections of a recipe, each a frozen model: every key with its type, unit and default."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Step = Literal["pretrain", "sft", "grpo", "distill", "evaluate", "pipeline"]
+STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model that the stage cold_start made
+
+
+class RecipeError(ValueError):
+    """A mistake of the user's: one line each, ready to print. Never shown with a traceback."""
+
+    def __init__(self, *lines: str):
+        self.lines = list(lines)
+        super().__init__("\n".join(lines))
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and wrong types are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Lora(Section):
+    """Train low-rank adapters instead of all weights (peft.LoraConfig)."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class Model(Section):
+    """The model that is trained or evaluated: a Hub id, a path (`./`, `../`, `/`), or an architecture from scratch."""
+
+    name: str | None = None
+    """Hub id; a path begins with ./, ../ (both relative to the recipe) or /; `stage:x` inside a pipeline."""
+    revision: str | None = None
+    """Commit of the Hub repository; pins what is downloaded."""
+    chat_template: str | None = None
+    """A .jinja file beside the recipe; without it the tokenizer's own template is used."""
+    architecture: dict[str, Any] | None = None
+    """`model_type` and the fields of its transformers config, for `pretrain`."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which the weights are loaded; mixed precision is `trainer.bf16`."""
+    attn_implementation: str | None = None
+    lora: Lora | None = None
+
+
+class Procedural(Section):
+    """Problems that the computer makes: a family of reasoning-gym and how its solutions are written down."""
+
+    family: str
+    num_problems: int = Field(gt=0)
+    split: Literal["train", "validation", "test"] = "train"
+    seed: int = 0
+    """Added to the recipe's seed, so that two entries of one recipe can differ."""
+    parameters: dict[str, Any] = {}
+    """Passed to the family's config, e.g. min_terms, max_terms, min_digits, max_digits."""
+    styles: dict[str, float] = {"steps": 1.0}
+    """Style -> weight: direct, pairs, steps."""
+
+
+class DataSource(Section):
+    """One source of rows: exactly one of `name` (Hub), `path` (.jsonl, .json, .parquet, .csv), `procedural`."""
+
+    name: str | None = None
+    config: str | None = None
+    path: str | None = None
+    procedural: Procedural | None = None
+    revision: str | None = None
+    split: str = "train"
+    columns: dict[str, str] = {}
+    """Our column -> theirs. Ours: text; messages; prompt, completion, solution; any column a reward asks for."""
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the source's rows that is used, drawn with the recipe's seed."""
+
+
+class Reward(BaseModel):
+    """A reward by name, its weight, and the parameters of its function (checked against its signature)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+    weight: float = 1.0
+    shuffled: bool = False
+    """Control experiment: hand the batch's rewards out in random order, so that nothing can be learned from them."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Distill(Section):
+    """How the teacher is sampled and which of its traces are kept."""
+
+    teacher: str
+    """As model.name."""
+    teacher_revision: str | None = None
+    samples: int = Field(default=1, gt=0)
+    """Traces per prompt."""
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_completion_length: int = Field(gt=0)
+    """Tokens; a trace that does not end within them is dropped."""
+    batch_size: int = Field(default=64, gt=0)
+    """Completions sampled at once by each process."""
+    min_reward: float = 1.0
+    """A trace is kept if every reward gives at least this."""
+    max_kept_per_prompt: int | None = Field(default=None, gt=0)
+    max_traces: int | None = Field(default=None, gt=0)
+    """Keep at most this many in all, to compare teachers at equal numbers of traces."""
+
+
+class Evaluate(Section):
+    """What LightEval scores. Sampling that is not given here is the benchmark table's."""
+
+    benchmarks: list[str] = Field(min_length=1)
+    samples: int | None = Field(default=None, gt=0)
+    """Completions per problem; pass@1 is their mean."""
+    num_problems: int | None = Field(default=None, gt=0)
+    """Score only so many problems, the same subset each time."""
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    models: dict[str, str] = {}
+    """Label -> model (as model.name), to score several models in one process instead of `model`."""
+
+
+class Hardware(Section):
+    """Where the run takes place. `accelerate` names a file in recipes/accelerate_configs/."""
+
+    nodes: int = Field(default=1, gt=0)
+    gpus_per_node: int = Field(default=0, ge=0)
+    processes_per_node: int | None = Field(default=None, gt=0)
+    """Default: one per GPU, or one on a CPU."""
+    threads_per_process: int | None = Field(default=None, gt=0)
+    """CPU threads of torch; default: the cores of the node shared out. The same number gives the same bits."""
+    accelerate: str = "cpu"
+    usd_per_hour: float | None = Field(default=None, ge=0)
+    """Price of all nodes together; fills cost_usd in run.json."""
+
+    @property
+    def num_processes(self) -> int:
+        return self.nodes * (self.processes_per_node or self.gpus_per_node or 1)
+
+
+class Guards(Section):
+    """When training stops by itself. null switches a guard off."""
+
+    max_truncated_share: float | None = Field(default=0.95, gt=0, le=1)
+    """Stop if at least this share of completions hit max_completion_length in each of `truncated_steps` logs."""
+    truncated_steps: int = Field(default=5, gt=0)
+    max_dead_steps: int | None = Field(default=20, gt=0)
+    """Stop after so many logs in a row in which every group has equal rewards."""
+    stop_on_non_finite: bool = True
+    """Stop if loss or gradient norm is nan or infinite."""
+
+
+class Stage(Section):
+    """One stage of a pipeline: a recipe with values set, e.g. `model.name: stage:cold_start`."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    recipe: str
+    set: dict[str, Any] = {}
+    """Dotted key -> value, applied over the stage's recipe."""
+
+
+class Recipe(Section):
+    """A whole run. `source` is the file it was read from; `seed` is the only seed there is."""
+
+    step: Step
+    seed: int = 0
+    description: str = ""
+    model: Model = Model()
+    data: list[DataSource] = []
+    rewards: list[Reward] = []
+    trainer: dict[str, Any] = {}
+    distill: Distill | None = None
+    evaluate: Evaluate | None = None
+    hardware: Hardware = Hardware()
+    guards: Guards = Guards()
+    stages: list[Stage] = []
+    source: Path = Field(default=Path("recipe.yaml"), exclude=True)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every value of the recipe, defaults included, wherever the file lies."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def path(self, value: str) -> Path:
+        """A path written in the recipe; relative ones are relative to the recipe's own folder."""
+        return (self.source.parent / value).resolve()
+
+    def model_path(self, name: str) -> str:
+        """`name` as from_pretrained takes it: an absolute path if it is written as one, else the Hub id itself."""
+        return str(self.path(name)) if is_path(name) else name
+
+
+def is_path(name: str) -> bool:
+    """True if a model name is meant as a path: it begins with ./, ../ or /."""
+    return name.startswith(("./", "../", "/"))

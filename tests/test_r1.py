@@ -1,0 +1,30 @@
+"""What `make r1` is there to show. Takes up the run that `make r1` has made, or makes it."""
+
+import pytest
+from conftest import TINY
+
+from open_r1 import launch
+from open_r1.recipe import load_recipe
+from open_r1.run_record import read_record
+
+
+@pytest.fixture(scope="module")
+def scores():
+    pipeline = TINY / "pipeline.yaml"
+    assert launch.main(["pipeline", str(pipeline)]) == 0
+    run_dir = launch.run_directory(load_recipe(pipeline))
+    evaluated = read_record(run_dir / "evaluation")["scores"]
+    return {label: score["benchmarks"]["tiny_sums"] for label, score in evaluated.items()}
+
+
+@pytest.mark.slow
+def test_rl_makes_answers_right_and_longer(scores):
+    before, after = scores["cold_start"], scores["reasoning_rl"]
+    assert after["pass@1"] >= before["pass@1"] + 0.4
+    assert after["tokens_per_answer"] > 1.3 * before["tokens_per_answer"]
+
+
+@pytest.mark.slow
+def test_the_student_learns_from_the_teacher(scores):
+    assert scores["student_base"]["pass@1"] < 0.05
+    assert scores["student_distilled"]["pass@1"] >= 0.6
