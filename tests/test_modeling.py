@@ -63,6 +63,7 @@ def test_lora_is_merged_into_what_is_saved(tokenizer, smallest_model, tmp_path):
     ids = torch.tensor([tokenizer.encode("7+5=")])
     expected = adapted(ids).logits
     modeling.save_model(adapted, tokenizer, tmp_path)
+    assert not (tmp_path / "adapter_config.json").exists()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(merged(ids).logits, expected, atol=1e-5, rtol=1e-4)
     assert modeling.lora_config(Model(name="x")) is None

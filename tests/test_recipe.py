@@ -267,6 +267,13 @@ def test_wrong_override_gets_one_line(override, start, write_recipe):
     assert line.startswith(start)
 
 
+def test_hash_is_of_what_the_recipe_says(write_recipe):
+    sha256 = load_recipe(write_recipe(**grpo())).sha256
+    assert load_recipe(write_recipe(**grpo(seed=0, guards={"stop_on_non_finite": True}))).sha256 == sha256
+    assert load_recipe(write_recipe(**grpo(guards={"stop_on_non_finite": False}))).sha256 != sha256
+    assert load_recipe(write_recipe(**grpo(seed=1))).sha256 != sha256
+
+
 def test_resolved_recipe_loads_from_anywhere_and_says_the_same(write_recipe, tmp_path):
     recipe = load_recipe(write_recipe(**grpo()))
     elsewhere = tmp_path / "elsewhere"

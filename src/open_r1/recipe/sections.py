@@ -190,8 +190,11 @@ class Recipe(Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of every value of the recipe, defaults included, wherever the file lies."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Hash of what the recipe says, wherever the file lies.
+
+        Values that are the default do not count, so that a new key does not make every old run another one.
+        """
+        canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def path(self, value: str) -> Path:

@@ -111,6 +111,7 @@ def _print(
         caption_justify="left",
         box=SIMPLE_HEAD,  # narrow enough for five columns in a terminal of 80
         pad_edge=False,
+        collapse_padding=True,
     )
     for column in columns:
         # Text, not str: rich would take the brackets of an interval or a label for its own markup.
