@@ -68,6 +68,19 @@ def test_wrong_recipe_has_no_traceback_and_leaves_no_run(sft_recipe, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_run_that_began_from_other_weights_is_moved_away_and_not_taken_up(sft_recipe, tmp_path, monkeypatch):
+    recipe, run_dir = load_recipe(sft_recipe), tmp_path / "run"
+    monkeypatch.setattr(launch, "_run", lambda argv: 0)
+    before, after = ([{"name": "base", "run": "x", "weights_sha256": sha256}] for sha256 in ("a", "b"))
+    assert launch.launch(recipe, run_dir, before) == 0
+    (run_dir / "checkpoints").mkdir()
+    assert launch.is_done(run_dir, recipe, before)
+    assert not launch.is_done(run_dir, recipe, after)
+    assert launch.launch(recipe, run_dir, after) == 0
+    assert not (run_dir / "checkpoints").exists()
+    assert (tmp_path / "run.stale1" / "checkpoints").is_dir()
+
+
 def test_two_processes_work_on_one_batch(write_recipe, smallest_model, tmp_path):
     recipe = write_recipe(
         "grpo.yaml",
@@ -80,7 +93,7 @@ def test_two_processes_work_on_one_batch(write_recipe, smallest_model, tmp_path)
     )
     finished = run_launcher("grpo", recipe, "--runs", tmp_path / "runs")
     assert finished.returncode == 0, finished.stderr
-    (table,) = (tmp_path / "runs").rglob("completions/*.parquet")
+    (table,) = (tmp_path / "runs").glob("grpo/seed*/completions/*.parquet")
     assert len(pd.read_parquet(table)) == 2 * 8
 
 

@@ -38,19 +38,17 @@ ENVIRONMENT = {
 }
 
 
-def launch(
-    recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = (), recipe_file: str | None = None
-) -> int:
-    """Runs a checked recipe in `run_dir` and returns the exit code; 0 at once if this very run is done already.
+def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()) -> int:
+    """Runs a checked recipe in `run_dir`, or takes up the run of it that was stopped there; returns the exit code.
 
-    A run that was stopped or failed is taken up again where it can be. Everything is written to run.json, whatever
-    the end.
+    Everything is written to run.json, whatever the end.
     """
+    _move_stale_run_away(run_dir, recipe, parents)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / ERROR_FILE).unlink(missing_ok=True)
     resolved = freeze_stages(recipe, run_dir) if recipe.step == "pipeline" else recipe
     (run_dir / RECIPE_FILE).write_text(dump_recipe(resolved), encoding="utf-8")
-    run_record.start_record(run_dir, recipe, recipe_file or str(recipe.source), list(parents))
+    run_record.start_record(run_dir, recipe, str(recipe.source), list(parents))
     exit_code = _run(command(recipe, run_dir))
     if exit_code != 0:
         error_file = run_dir / ERROR_FILE
@@ -63,12 +61,24 @@ def launch(
 def is_done(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]] = ()) -> bool:
     """True if `run_dir` holds a finished run of this recipe that started from these parents' weights."""
     record = run_record.read_record(run_dir)
-    return bool(
-        record
-        and record["status"] == "done"
-        and record["recipe_sha256"] == recipe.sha256
-        and [p["weights_sha256"] for p in record["parents"]] == [p["weights_sha256"] for p in parents]
-    )
+    return record is not None and record["status"] == "done" and _began_from(record, recipe, parents)
+
+
+def _began_from(record: dict[str, Any], recipe: Recipe, parents: Sequence[dict[str, Any]]) -> bool:
+    weights = [parent["weights_sha256"] for parent in parents]
+    return record["recipe_sha256"] == recipe.sha256 and weights == [p["weights_sha256"] for p in record["parents"]]
+
+
+def _move_stale_run_away(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]]) -> None:
+    """Renames a run directory that began from another recipe or other weights; its checkpoints must not be taken up."""
+    record = run_record.read_record(run_dir)
+    if record is None or _began_from(record, recipe, parents):
+        return
+    number = 1
+    while (stale := run_dir.with_name(f"{run_dir.name}.stale{number}")).exists():
+        number += 1
+    run_dir.rename(stale)
+    print(f"what was in {run_dir} began from something else; it is now {stale.name}", file=sys.stderr)
 
 
 def command(recipe: Recipe, run_dir: Path) -> list[str]:

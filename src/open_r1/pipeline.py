@@ -4,7 +4,6 @@ DeepSeek-R1, figure 2 of the Nature article: base, cold start, reasoning RL, dis
 skipped, one that failed is taken up again, and one whose parent was made anew is made anew.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
             print(f"{title}: done already", flush=True)
             continue
         print(f"{title}: {resolved.step}", flush=True)
-        move_stale_run_away(stage_dir, resolved, parents)
         if launch(resolved, stage_dir, parents):
             raise RunStopped(
                 f"stage {stage.name} failed: {run_record.read_record(stage_dir)['error'].strip().splitlines()[-1]}"
@@ -40,21 +38,6 @@ def stage_parents(recipe: Recipe, stage: Stage, resolved: Recipe, run_dir: Path)
     """As launch.model_parents, the runs of this pipeline named by their stage."""
     names = {str(run_dir / earlier.name): earlier.name for earlier in recipe.stages}
     return [{**parent, "name": names.get(parent["run"], parent["name"])} for parent in model_parents(resolved)]
-
-
-def move_stale_run_away(stage_dir: Path, resolved: Recipe, parents: list[dict[str, Any]]) -> None:
-    """Renames a stage's directory if what lies there began from another recipe or other weights; nothing is deleted."""
-    record = run_record.read_record(stage_dir)
-    if record is None:
-        return
-    same_parents = [p["weights_sha256"] for p in record["parents"]] == [p["weights_sha256"] for p in parents]
-    if record["recipe_sha256"] == resolved.sha256 and same_parents:
-        return  # it failed or was stopped: taken up again
-    number = 1
-    while (stale := stage_dir.with_name(f"{stage_dir.name}.stale{number}")).exists():
-        number += 1
-    stage_dir.rename(stale)
-    print(f"what was in {stage_dir} began from something else; it is now {stale.name}", file=sys.stderr)
 
 
 if __name__ == "__main__":
