@@ -47,9 +47,7 @@ def test_columns_are_mapped_and_the_rest_is_left_out(load, tmp_path):
 
 def test_column_that_nothing_gives_is_told_with_the_file_and_the_key(load, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "1+1=?"}) + "\n")
-    with pytest.raises(
-        RecipeError, match=r"recipe.yaml: data.0.columns: nothing gives solution; add"
-    ):
+    with pytest.raises(RecipeError, match=r"recipe.yaml: data.0.columns: nothing gives solution; add"):
         load("grpo", [{"path": "rows.jsonl"}], ["solution"])
 
 

@@ -36,7 +36,7 @@ def sft_recipe(write_recipe, smallest_model):
 def test_command_goes_through_accelerate(sft_recipe, tmp_path):
     argv = launch.command(load_recipe(sft_recipe, ["hardware.processes_per_node=2"]), tmp_path)
     text = " ".join(argv)
-    assert "accelerate.commands.launch" in text
+    assert "open_r1.accelerate_launch --config_file" in text
     assert "--num_processes 2" in text
     assert argv[-3:] == ["-m", "open_r1.sft", str(tmp_path)]
 
@@ -56,7 +56,7 @@ def test_recipe_of_another_step_is_refused(sft_recipe, capsys):
 
 def test_dry_run_starts_nothing(sft_recipe, tmp_path, capsys):
     assert launch.main(["sft", str(sft_recipe), "--runs", str(tmp_path / "runs"), "--dry-run"]) == 0
-    assert "accelerate.commands.launch" in capsys.readouterr().out
+    assert "open_r1.accelerate_launch" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
 
@@ -79,6 +79,28 @@ def test_run_that_began_from_other_weights_is_moved_away_and_not_taken_up(sft_re
     assert launch.launch(recipe, run_dir, after) == 0
     assert not (run_dir / "checkpoints").exists()
     assert (tmp_path / "run.stale1" / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_run_that_a_guard_stops_says_why_and_nothing_else(num_processes, write_recipe, smallest_model, tmp_path):
+    recipe = write_recipe(
+        "grpo.yaml",
+        step="grpo",
+        model={"name": str(smallest_model)},
+        data=[sums(16)],
+        rewards=["format"],
+        trainer={**SHORT, "num_generations": 4, "max_completion_length": 8},
+        guards={"max_dead_steps": 1, "max_truncated_share": None},
+        hardware={"processes_per_node": num_processes, "threads_per_process": 1},
+    )
+    finished = run_launcher("grpo", recipe, "--runs", tmp_path / "runs")
+    assert finished.returncode == 3
+    assert "Traceback" not in finished.stderr
+    assert finished.stderr.count("every group had equal rewards") == 1
+    (run_dir,) = (tmp_path / "runs" / "grpo").glob("seed*")
+    record = read_record(run_dir)
+    assert record["status"] == "failed"
+    assert record["error"].startswith("stopped at step 1: in 1 logs in a row every group had equal rewards")
 
 
 def test_two_processes_work_on_one_batch(write_recipe, smallest_model, tmp_path):

@@ -91,7 +91,7 @@ def command(recipe: Recipe, run_dir: Path) -> list[str]:
     processes_here = max(1, num_processes // hardware.nodes)
     threads = hardware.threads_per_process or max(1, len(os.sched_getaffinity(0)) // processes_here)
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *(sys.executable, "-m", "open_r1.accelerate_launch"),
         *("--config_file", str(ACCELERATE_CONFIGS / f"{hardware.accelerate}.yaml")),
         *("--num_processes", str(num_processes)),
         *("--num_machines", str(hardware.nodes)),

@@ -1,5 +1,6 @@
 """The process of one step: from a run directory with a resolved recipe to a clear exit code."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -27,16 +28,20 @@ def run_step(step: Callable[[Recipe, Path], None]) -> None:
     try:
         step(load_recipe(run_dir / RECIPE_FILE), run_dir)
     except RecipeError as error:
-        _leave_reason(run_dir, str(error))
-        print(error, file=sys.stderr)
+        _tell(run_dir, str(error))
         sys.exit(EXIT_USER_ERROR)
     except RunStopped as error:
-        _leave_reason(run_dir, str(error))
-        print(error, file=sys.stderr)
+        _tell(run_dir, str(error))
         sys.exit(EXIT_STOPPED)
     except Exception:
         _leave_reason(run_dir, traceback.format_exc())
         raise
+
+
+def _tell(run_dir: Path, reason: str) -> None:
+    _leave_reason(run_dir, reason)
+    if os.environ.get("RANK", "0") == "0":  # all processes of a run stop for the same reason; one says it
+        print(reason, file=sys.stderr)
 
 
 def _leave_reason(run_dir: Path, reason: str) -> None:
