@@ -4,6 +4,7 @@
 """
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -60,7 +61,8 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
 
 def all_recipes(folder: Path = RECIPES) -> list[Path]:
     """Every recipe of the repository: each .yaml under recipes/ but for the accelerate configs."""
-    return [file for file in sorted(folder.rglob("*.yaml")) if ACCELERATE_CONFIGS not in file.parents]
+    files = [file for file in sorted(folder.rglob("*.yaml")) if ACCELERATE_CONFIGS not in file.parents]
+    return [Path(os.path.relpath(file)) for file in files]  # as one would type it
 
 
 def _model_problems(recipe: Recipe, earlier_stages: set[str], before_run: bool) -> Iterator[str]:

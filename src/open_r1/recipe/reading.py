@@ -33,9 +33,10 @@ def parse_recipe(values: dict[str, Any], file: Path) -> Recipe:
     if isinstance(rewards, list):  # `- accuracy` is short for `- {name: accuracy}`
         values = {**values, "rewards": [{"name": r} if isinstance(r, str) else r for r in rewards]}
     try:
-        recipe = Recipe.model_validate({**values, "source": file} if isinstance(values, dict) else values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(*(_line(file, entry) for entry in error.errors())) from None
+    recipe._source = file
     lines = [f"{file}: {problem}" for problem in (*_section_problems(recipe), *_trainer_problems(recipe))]
     if lines:
         raise RecipeError(*lines)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 Step = Literal["pretrain", "sft", "grpo", "distill", "evaluate", "pipeline"]
 STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model that the stage cold_start made
@@ -172,7 +172,7 @@ class Stage(Section):
 
 
 class Recipe(Section):
-    """A whole run. `source` is the file it was read from; `seed` is the only seed there is."""
+    """A whole run. `seed` is the only seed there is."""
 
     step: Step
     seed: int = 0
@@ -186,7 +186,12 @@ class Recipe(Section):
     hardware: Hardware = Hardware()
     guards: Guards = Guards()
     stages: list[Stage] = []
-    source: Path = Field(default=Path("recipe.yaml"), exclude=True)
+    _source: Path = PrivateAttr(default=Path("recipe.yaml"))
+
+    @property
+    def source(self) -> Path:
+        """The file that the recipe was read from."""
+        return self._source
 
     @property
     def sha256(self) -> str:
