@@ -39,13 +39,17 @@ def collect(run_dirs: list[Path]) -> list[dict]:
                 "cpu": record["hardware"]["cpu"],
                 "cores": record["hardware"]["cores"],
                 "versions": record["versions"],
-                "models": {label: _model_entry(stages.get(label), score) for label, score in scores.items()},
+                "models": {
+                    label: _model_entry(run_dir / label, stages.get(label), score) for label, score in scores.items()
+                },
             }
         )
     return sorted(runs, key=lambda run: run["seed"])
 
 
-def _model_entry(stage: dict | None, score: dict) -> dict:
+def _model_entry(stage_dir: Path, stage: dict | None, score: dict) -> dict:
+    traces_file = stage_dir / "distill.json"
+    traces = json.loads(traces_file.read_text(encoding="utf-8")) if traces_file.exists() else None
     ((benchmark, entry),) = score["benchmarks"].items()
     return {
         "parameters": score["parameters"],
@@ -57,6 +61,7 @@ def _model_entry(stage: dict | None, score: dict) -> dict:
         "tokens_per_answer": entry["tokens_per_answer"],
         "minutes": round(stage["seconds"] / 60, 2) if stage else None,
         "weights_sha256": stage["weights_sha256"] if stage else None,
+        "traces": traces,
     }
 
 

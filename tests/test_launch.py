@@ -166,6 +166,7 @@ def test_pipeline_skips_what_is_done_and_takes_up_what_failed(sft_recipe, write_
     assert record["parents"][-1]["weights_sha256"] == read_record(run_dir / "cold_start")["weights_sha256"]
     assert read_record(run_dir / "evaluation")["attempts"] == 2
     assert set(json.loads((run_dir / "evaluation" / "scores.json").read_text())) == {"cold_start", "student"}
+    assert read_record(run_dir)["scores"].keys() == {"cold_start", "student"}
     assert (run_dir / "report.html").stat().st_size > 10_000
     assert "pass@1" in second.stdout
 

@@ -120,6 +120,14 @@ WRONG = {
         "trainer.num_generations: 8 completions a rollout (per_device_train_batch_size 8 x processes 1 x "
         "steps_per_generation) cannot be divided into groups of 3",
     ),
+    "group of one": (
+        trainer(num_generations=1),
+        "trainer.num_generations: a group of 1 has no advantage; at least 2",
+    ),
+    "group of nothing": (
+        trainer(num_generations=None),
+        "trainer.num_generations: a group of None has no advantage; at least 2",
+    ),
     "bf16 with continuous batching": (
         trainer(bf16=True, use_transformers_continuous_batching=True),
         "trainer.bf16: together with use_transformers_continuous_batching it casts the policy's weights to bf16, too "

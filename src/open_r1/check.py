@@ -224,7 +224,7 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
         * processes
         * (values["steps_per_generation"] or values["gradient_accumulation_steps"])
     )
-    if values["num_generations"] < 2:
+    if (values["num_generations"] or 0) < 2:
         yield f"trainer.num_generations: a group of {values['num_generations']} has no advantage; at least 2"
     elif rollouts % values["num_generations"]:
         yield (

@@ -4,6 +4,7 @@ DeepSeek-R1, figure 2 of the Nature article: base, cold start, reasoning RL, dis
 skipped, one that failed is taken up again, and one whose parent was made anew is made anew.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from open_r1.step_process import RunStopped, run_step
 
 
 def pipeline(recipe: Recipe, run_dir: Path) -> None:
-    """Runs every stage in `run_dir/<stage>`, in order; stops at the first that fails."""
+    """Runs every stage in `run_dir/<stage>`, in order, and gathers the scores; stops at the first that fails."""
     for number, stage in enumerate(recipe.stages, start=1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         stage_dir = run_dir / stage.name
@@ -32,6 +33,16 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
             raise RunStopped(
                 f"stage {stage.name} failed: {run_record.read_record(stage_dir)['error'].strip().splitlines()[-1]}"
             )
+    gather_scores(recipe, run_dir)
+
+
+def gather_scores(recipe: Recipe, run_dir: Path) -> None:
+    """Writes what the evaluate stages scored to the pipeline's own scores.json; of equal labels the last counts."""
+    scores: dict[str, Any] = {}
+    for stage in recipe.stages:
+        scores |= run_record.read_record(run_dir / stage.name)["scores"] or {}
+    if scores:
+        (run_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
 
 def stage_parents(recipe: Recipe, stage: Stage, resolved: Recipe, run_dir: Path) -> list[dict[str, Any]]:

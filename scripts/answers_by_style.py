@@ -1,0 +1,35 @@
+"""How the answers of an evaluation were thought out (direct, pairs, steps), and how often each way was right.
+
+python scripts/answers_by_style.py runs/tiny-r1/study/seed0-*/evaluation/completions/cold_start-tiny_sums.parquet
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from open_r1.rewards.completion import THINK_CLOSE, THINK_OPEN
+
+
+def style_of(completion: str) -> str:
+    """By the first worked line: no line is direct, one addition in it is steps, more are pairs."""
+    thinking = completion.partition(THINK_CLOSE)[0].replace(THINK_OPEN, "").strip()
+    if not thinking:
+        return "direct"
+    return "steps" if thinking.splitlines()[0].count("+") == 1 else "pairs"
+
+
+def main() -> int:
+    for file in map(Path, sys.argv[1:]):
+        verdicts = defaultdict(list)
+        for row in pd.read_parquet(file).itertuples():
+            for completion, score in zip(row.completions, row.scores, strict=True):
+                verdicts[style_of(completion)].append(score)
+        shares = [f"{style} {len(v)} ({sum(v) / len(v):.1%} right)" for style, v in sorted(verdicts.items())]
+        print(f"{file.stem}: {', '.join(shares)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
