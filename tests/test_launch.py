@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from safetensors import safe_open
 
 from open_r1 import launch
 from open_r1.recipe import load_recipe
-from open_r1.run_record import read_record
+from open_r1.run_record import read_record, update_record
 
 SHORT = {**CPU_TRAINER, "max_steps": 2, "logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 8}
 
@@ -24,7 +25,7 @@ def run_launcher(*arguments) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY / 'tests'}"},
     )
 
 
@@ -117,6 +118,40 @@ def test_two_processes_work_on_one_batch(write_recipe, smallest_model, tmp_path)
     assert finished.returncode == 0, finished.stderr
     (table,) = (tmp_path / "runs").glob("grpo/seed*/completions/*.parquet")
     assert len(pd.read_parquet(table)) == 2 * 8
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_run_taken_up_from_a_checkpoint_ends_with_the_same_weights(
+    num_processes, write_recipe, smallest_model, tmp_path
+):
+    recipe = write_recipe(
+        "grpo.yaml",
+        step="grpo",
+        model={"name": str(smallest_model)},
+        data=[sums(16)],
+        rewards=["rewards_of_tests:number_of_characters"],
+        trainer={
+            **SHORT,
+            **{"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2},
+            **{"num_generations": 4, "max_completion_length": 8},
+        },
+        guards={"max_truncated_share": None},
+        hardware={"processes_per_node": num_processes, "threads_per_process": 1},
+    )
+    runs = tmp_path / "runs"
+    assert run_launcher("grpo", recipe, "--runs", runs).returncode == 0
+    run_dir = launch.run_directory(load_recipe(recipe), runs)
+    whole = read_record(run_dir)["weights_sha256"]
+    # As if it had been killed after step 3: the last checkpoint is that of step 2.
+    shutil.rmtree(run_dir / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(run_dir / "model")
+    update_record(run_dir, status="running")
+    again = run_launcher("grpo", recipe, "--runs", runs)
+    assert again.returncode == 0, again.stderr
+    assert read_record(run_dir)["attempts"] == 2
+    assert read_record(run_dir)["weights_sha256"] == whole
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_pipeline_skips_what_is_done_and_takes_up_what_failed(sft_recipe, write_recipe, smallest_model, tmp_path):

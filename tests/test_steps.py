@@ -19,18 +19,7 @@ from open_r1.step_process import RunStopped
 
 SHORT = {**CPU_TRAINER, "max_steps": 2, "logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 8}
 ROLLOUTS = {"num_generations": 4, "max_completion_length": 12, "log_completions": True, "num_completions_to_print": 0}
-ALWAYS_DIFFERENT = "rewards_of_tests:number_of_characters"
-LETTERS = {"name": ALWAYS_DIFFERENT}
-
-
-@pytest.fixture(autouse=True)
-def rewards_of_tests(tmp_path, monkeypatch):
-    """A reward function of a user's own, in a module of its own."""
-    (tmp_path / "rewards_of_tests.py").write_text(
-        "def number_of_characters(completions, **columns):\n"
-        "    return [float(len(completion[-1]['content'])) for completion in completions]\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+LETTERS = {"name": "rewards_of_tests:number_of_characters"}
 
 
 @pytest.fixture

@@ -52,10 +52,17 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
     exit_code = _run(command(recipe, run_dir))
     if exit_code != 0:
         error_file = run_dir / ERROR_FILE
-        reason = error_file.read_text(encoding="utf-8") if error_file.exists() else f"exit code {exit_code}"
+        reason = error_file.read_text(encoding="utf-8") if error_file.exists() else _ending(exit_code)
         run_record.update_record(run_dir, error=reason)
     run_record.finish_record(run_dir, "done" if exit_code == 0 else "failed")
     return exit_code
+
+
+def _ending(exit_code: int) -> str:
+    """Why a process ended that left no reason itself."""
+    if exit_code <= 128:
+        return f"exit code {exit_code}"
+    return f"ended by {signal.Signals(exit_code - 128).name}; for SIGKILL look at the machine's memory"
 
 
 def is_done(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]] = ()) -> bool:
@@ -128,11 +135,12 @@ def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _run(argv: list[str]) -> int:
-    """The exit code of a process that gets our interrupts; Ctrl-C stops it and is told as 130."""
+    """The exit code of a process that gets our interrupts, as a shell tells it: 128 + n if signal n ended it."""
     process = subprocess.Popen(argv, env={**ENVIRONMENT, **os.environ}, cwd=REPOSITORY)
     previous = signal.signal(signal.SIGTERM, lambda signum, frame: process.send_signal(signum))
     try:
-        return process.wait()
+        exit_code = process.wait()
+        return exit_code if exit_code >= 0 else 128 - exit_code
     except KeyboardInterrupt:
         process.wait()
         return 130

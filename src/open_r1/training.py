@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -17,6 +18,11 @@ from open_r1.step_process import RunStopped
 
 METRICS_FILE = "metrics.jsonl"
 MODEL_DIRECTORY = "model"
+# accelerate names the CPU of several processes `cpu:0`, transformers restores the optimizer to the device of that name,
+# and torch knows a CPU by `cpu` alone: without this a run of several CPU processes can never be taken up again.
+torch.serialization.register_package(
+    priority=100, tagger=lambda storage: None, deserializer=lambda storage, at: storage if at == "cpu:0" else None
+)
 PROGRESS_METRICS = {"reward": "reward", "completions/mean_length": "tokens", "loss": "loss"}
 
 
