@@ -138,9 +138,19 @@ WRONG = {
         grpo(evaluate={"benchmarks": ["tiny_sums"]}),
         "evaluate: step grpo does not use it; remove it",
     ),
+    "GPUs that would not be used": (
+        grpo(hardware={"gpus_per_node": 1}),
+        "hardware.accelerate: cpu uses no GPU, but gpus_per_node is 1; for GPUs give both, e.g. "
+        "{gpus_per_node: 1, accelerate: ddp}",
+    ),
+    "GPUs that are not there": (
+        grpo(hardware={"accelerate": "ddp"}),
+        "hardware.accelerate: ddp uses GPUs, but gpus_per_node is 0; for GPUs give both, e.g. "
+        "{gpus_per_node: 1, accelerate: ddp}",
+    ),
     "unknown accelerate config": (
         grpo(hardware={"accelerate": "cup"}),
-        "hardware.accelerate: no recipes/accelerate_configs/cup.yaml (known: cpu); did you mean cpu?",
+        "hardware.accelerate: no recipes/accelerate_configs/cup.yaml (known: cpu, ddp); did you mean cpu?",
     ),
 }
 

@@ -249,6 +249,12 @@ def _hardware_problems(recipe: Recipe) -> Iterator[str]:
     if config not in known:
         mend = f"(known: {', '.join(known)}){closest(config, known)}"
         yield f"hardware.accelerate: no recipes/accelerate_configs/{config}.yaml {mend}"
+    elif (config == "cpu") != (recipe.hardware.gpus_per_node == 0):
+        uses = "uses no GPU" if config == "cpu" else "uses GPUs"
+        yield (
+            f"hardware.accelerate: {config} {uses}, but gpus_per_node is {recipe.hardware.gpus_per_node}; "
+            f"for GPUs give both, e.g. {{gpus_per_node: 1, accelerate: ddp}}"
+        )
 
 
 def _stage_problems(pipeline: Recipe) -> Iterator[str]:
