@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -32,6 +33,25 @@ def run_launcher(*arguments) -> subprocess.CompletedProcess:
 @pytest.fixture
 def sft_recipe(write_recipe, smallest_model):
     return write_recipe("sft.yaml", step="sft", model={"name": str(smallest_model)}, data=[sums(16)], trainer=SHORT)
+
+
+@pytest.fixture
+def write_grpo_recipe(write_recipe, smallest_model):
+    """Writes a GRPO recipe for so many processes, with trainer keys over the short ones and other sections added."""
+
+    def write(num_processes: int, rewards: list[str], trainer: dict, **sections) -> Path:
+        return write_recipe(
+            "grpo.yaml",
+            step="grpo",
+            model={"name": str(smallest_model)},
+            data=[sums(16)],
+            rewards=rewards,
+            trainer={**SHORT, "num_generations": 4, "max_completion_length": 8, **trainer},
+            hardware={"processes_per_node": num_processes, "threads_per_process": 1},
+            **sections,
+        )
+
+    return write
 
 
 def test_command_goes_through_accelerate(sft_recipe, tmp_path):
@@ -83,17 +103,9 @@ def test_run_that_began_from_other_weights_is_moved_away_and_not_taken_up(sft_re
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_run_that_a_guard_stops_says_why_and_nothing_else(num_processes, write_recipe, smallest_model, tmp_path):
-    recipe = write_recipe(
-        "grpo.yaml",
-        step="grpo",
-        model={"name": str(smallest_model)},
-        data=[sums(16)],
-        rewards=["format"],
-        trainer={**SHORT, "num_generations": 4, "max_completion_length": 8},
-        guards={"max_dead_steps": 1, "max_truncated_share": None},
-        hardware={"processes_per_node": num_processes, "threads_per_process": 1},
-    )
+def test_run_that_a_guard_stops_says_why_and_nothing_else(num_processes, write_grpo_recipe, tmp_path):
+    guards = {"max_dead_steps": 1, "max_truncated_share": None}
+    recipe = write_grpo_recipe(num_processes, rewards=["format"], trainer={}, guards=guards)
     finished = run_launcher("grpo", recipe, "--runs", tmp_path / "runs")
     assert finished.returncode == 3
     assert "Traceback" not in finished.stderr
@@ -104,16 +116,8 @@ def test_run_that_a_guard_stops_says_why_and_nothing_else(num_processes, write_r
     assert record["error"].startswith("stopped at step 1: in 1 logs in a row every group had equal rewards")
 
 
-def test_two_processes_work_on_one_batch(write_recipe, smallest_model, tmp_path):
-    recipe = write_recipe(
-        "grpo.yaml",
-        step="grpo",
-        model={"name": str(smallest_model)},
-        data=[sums(16)],
-        rewards=["format"],
-        trainer={**SHORT, "num_generations": 4, "max_completion_length": 8, "log_completions": True, "max_steps": 1},
-        hardware={"processes_per_node": 2, "threads_per_process": 1},
-    )
+def test_two_processes_work_on_one_batch(write_grpo_recipe, tmp_path):
+    recipe = write_grpo_recipe(2, rewards=["format"], trainer={"log_completions": True, "max_steps": 1})
     finished = run_launcher("grpo", recipe, "--runs", tmp_path / "runs")
     assert finished.returncode == 0, finished.stderr
     (table,) = (tmp_path / "runs").glob("grpo/seed*/completions/*.parquet")
@@ -121,22 +125,12 @@ def test_two_processes_work_on_one_batch(write_recipe, smallest_model, tmp_path)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_run_taken_up_from_a_checkpoint_ends_with_the_same_weights(
-    num_processes, write_recipe, smallest_model, tmp_path
-):
-    recipe = write_recipe(
-        "grpo.yaml",
-        step="grpo",
-        model={"name": str(smallest_model)},
-        data=[sums(16)],
+def test_run_taken_up_from_a_checkpoint_ends_with_the_same_weights(num_processes, write_grpo_recipe, tmp_path):
+    recipe = write_grpo_recipe(
+        num_processes,
         rewards=["rewards_of_tests:number_of_characters"],
-        trainer={
-            **SHORT,
-            **{"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2},
-            **{"num_generations": 4, "max_completion_length": 8},
-        },
+        trainer={"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2},
         guards={"max_truncated_share": None},
-        hardware={"processes_per_node": num_processes, "threads_per_process": 1},
     )
     runs = tmp_path / "runs"
     assert run_launcher("grpo", recipe, "--runs", runs).returncode == 0

@@ -82,6 +82,16 @@ def test_template_that_does_not_end_the_turn_is_refused(run, tmp_path):
         run(sft, model=model, trainer=SHORT)
 
 
+@pytest.mark.parametrize("step", [sft, grpo])
+def test_model_that_cannot_be_loaded_is_one_line(step, run, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    rewards = {"rewards": [LETTERS]} if step is grpo else {}
+    with pytest.raises(RecipeError, match=r"recipe.yaml: model './model' cannot be loaded \(") as error:
+        run(step, model={"name": "./model"}, trainer=SHORT, **rewards)
+    assert "\n" not in str(error.value)
+
+
 def test_model_that_would_not_stop_is_refused(smallest_model, write_recipe):
     recipe = load_recipe(write_recipe(step="sft", model={"name": str(smallest_model)}, data=[sums(4)], trainer=SHORT))
     model, tokenizer = modeling.load_model(recipe), modeling.load_tokenizer(recipe)

@@ -18,7 +18,7 @@ from open_r1 import data, modeling, training
 from open_r1.generation import Completion, Sampling
 from open_r1.generation.transformers_backend import generate
 from open_r1.recipe import Distill, Recipe, RecipeError
-from open_r1.rewards import RewardFunction, build_rewards, reward_entry
+from open_r1.rewards import RewardFunction, build_rewards, reward_columns
 from open_r1.rewards.completion import thinking_is_prefilled
 from open_r1.step_process import run_step
 
@@ -67,8 +67,7 @@ def sample_traces(recipe: Recipe, processes: PartialState) -> list[Trace]:
     section = recipe.distill
     tokenizer = modeling.load_tokenizer(recipe, section.teacher, section.teacher_revision)
     teacher = modeling.load_model(recipe, section.teacher, section.teacher_revision).to(processes.device)
-    columns = [column for reward in recipe.rewards for column in reward_entry(reward.name).columns]
-    rows = data.load_data(recipe, columns).to_list()
+    rows = data.load_data(recipe, reward_columns(recipe.rewards)).to_list()
     share = rows[processes.process_index :: processes.num_processes]
     prompts = [row["prompt"] for row in share]
     completions_PG = generate(

@@ -130,11 +130,7 @@ def _load(recipe: Recipe, name: str):
     from open_r1.modeling import load_model, load_tokenizer
 
     other = name if recipe.evaluate.models else None  # model.revision belongs to model.name alone
-    try:
-        model, tokenizer = load_model(recipe, other), load_tokenizer(recipe, other)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise RecipeError(f"{recipe.source}: model {name!r} cannot be loaded ({reason})") from error
+    model, tokenizer = load_model(recipe, other), load_tokenizer(recipe, other)
     if not tokenizer.chat_template:
         raise RecipeError(f"{recipe.source}: model {name!r} has no chat template; give model.chat_template")
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

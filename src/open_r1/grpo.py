@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from open_r1 import data, modeling, training
 from open_r1.recipe import Recipe, RecipeError
-from open_r1.rewards import build_rewards, reward_entry
+from open_r1.rewards import build_rewards, reward_columns
 from open_r1.rewards.completion import prefill_problems, thinking_is_prefilled
 from open_r1.step_process import run_step
 
@@ -36,7 +36,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
             **training.trainer_arguments(recipe, run_dir),
             reward_weights=[reward.weight for reward in recipe.rewards],
         ),
-        train_dataset=data.load_data(recipe, [c for r in recipe.rewards for c in reward_entry(r.name).columns]),
+        train_dataset=data.load_data(recipe, reward_columns(recipe.rewards)),
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model),
     )

@@ -1,5 +1,7 @@
 """Models, tokenizers, chat templates and LoRA: the only place that builds or loads weights."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -60,7 +62,8 @@ def load_tokenizer(recipe: Recipe, name: str | None = None, revision: str | None
         tokenizer = character_tokenizer()
     else:
         name, revision = (name, revision) if name else (model.name, model.revision)
-        tokenizer = AutoTokenizer.from_pretrained(recipe.model_path(name), revision=revision)
+        with _failure_told(recipe, name):
+            tokenizer = AutoTokenizer.from_pretrained(recipe.model_path(name), revision=revision)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -73,14 +76,25 @@ def load_model(recipe: Recipe, name: str | None = None, revision: str | None = N
     """The causal language model `name` (default: the recipe's model) in the recipe's dtype, on the CPU."""
     model = recipe.model
     name, revision = (name, revision) if name else (model.name, model.revision)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        recipe.model_path(name),
-        revision=revision,
-        dtype=getattr(torch, model.dtype),
-        attn_implementation=model.attn_implementation,
-    )
+    with _failure_told(recipe, name):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            recipe.model_path(name),
+            revision=revision,
+            dtype=getattr(torch, model.dtype),
+            attn_implementation=model.attn_implementation,
+        )
     loaded.config.use_cache = True
     return loaded
+
+
+@contextlib.contextmanager
+def _failure_told(recipe: Recipe, name: str) -> Iterator[None]:
+    """Turns what from_pretrained raises for a model that is not there, or no model, into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RecipeError(f"{recipe.source}: model {name!r} cannot be loaded ({reason})") from error
 
 
 def build_model(section: Model, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

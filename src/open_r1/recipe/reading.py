@@ -195,7 +195,7 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
         if recipe.step != "pretrain":
             yield f"model.architecture: only step pretrain starts from scratch; {recipe.step} needs model.name"
         elif "model_type" not in recipe.model.architecture:
-            yield "model.architecture.model_type: missing; e.g. qwen2"
+            yield "model.architecture.model_type: missing; e.g. llama"
         elif recipe.model.name:
             yield "model.name: cannot go together with model.architecture; remove one"
     elif recipe.step == "pretrain" and "model" in recipe.model_fields_set:

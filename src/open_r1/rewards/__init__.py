@@ -46,6 +46,11 @@ def reward_entry(name: str) -> RewardEntry:
         raise RecipeError(f"reward {name!r} cannot be imported ({error})") from None
 
 
+def reward_columns(rewards: Sequence[Reward]) -> list[str]:
+    """The data columns that the rewards of a recipe read, without the prompt."""
+    return [column for reward in rewards for column in reward_entry(reward.name).columns]
+
+
 def build_rewards(rewards: Sequence[Reward], thinking_prefilled: bool, seed: int) -> list[RewardFunction]:
     """The functions of a recipe's rewards with their parameters bound, named as TRL's metrics will show them."""
     return [_bind(reward, thinking_prefilled, seed) for reward in rewards]
@@ -69,4 +74,12 @@ def _bind(reward: Reward, thinking_prefilled: bool, seed: int) -> RewardFunction
     return bound
 
 
-__all__ = ["REWARDS", "RewardEntry", "accuracy_reward", "build_rewards", "format_reward", "reward_entry"]
+__all__ = [
+    "REWARDS",
+    "RewardEntry",
+    "accuracy_reward",
+    "build_rewards",
+    "format_reward",
+    "reward_columns",
+    "reward_entry",
+]
