@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= eval,code,dev
+EXTRAS ?= eval,code,zh,dev
 TINY := recipes/tiny-r1
 
 # $(call need_recipe,step) stops with one line if no recipe was named.
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
-.PHONY: help install test slow check sft grpo distill evaluate r1 base report lint clean
+.PHONY: help install test slow check check-data why sft grpo distill evaluate r1 base report lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,13 @@ test: $(STAMP)  ## the fast tests
 
 slow: $(STAMP)  ## the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check-data: $(STAMP)  ## every gold answer of RECIPE's data, passed back through its reward
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.gold_check $(RECIPE) $(ARGS)
+
+why: $(STAMP)  ## some completions of RECIPE's latest run: what was extracted, and how it was judged
+	@$(BIN)/python -m open_r1.why $(RECIPE) $(ARGS)
 
 check: $(STAMP)  ## every check of RECIPE, or of all recipes, that needs no GPU and no network
 	@$(BIN)/python -m open_r1.check $(RECIPE) $(if $(RECIPE),$(ARGS))

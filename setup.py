@@ -14,10 +14,13 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.11",
     "pandas>=3",
     "peft>=0.21.2",
+    "pint>=0.25",
+    "py3langid>=0.4,<0.5",
     "pyarrow>=26",
     "pydantic>=2.14,<3",
     "pyyaml>=6",
     "reasoning-gym==0.1.25",
+    "regex>=2026.9",
     "rich>=15",
     "safetensors>=0.8",
     "torch==2.13.0",  # what vLLM 0.31 pins; an open range brings another build
@@ -28,7 +31,8 @@ EXTRAS = {
     "eval": ["lighteval==0.13.0", "xxhash<4"],  # lighteval 0.13 fails on xxhash 4 after all generation is done
     "code": ["e2b-code-interpreter>=2.11.5,<3", "python-dotenv"],
     "vllm": ["vllm==0.31.0"],  # the newest that TRL 1.16 supports
-    "dev": ["pytest>=9", "ruff>=0.17"],
+    "zh": ["jieba==0.42.1"],  # repetition_penalty with language: zh
+    "dev": ["hypothesis>=6.170", "pytest>=9", "ruff>=0.17"],
 }
 
 setup(

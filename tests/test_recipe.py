@@ -10,6 +10,7 @@ import yaml
 
 from open_r1.check import all_recipes, check_recipe
 from open_r1.recipe import RecipeError, dump_recipe, load_recipe
+from open_r1.rewards import REWARDS
 
 TINY = Path(__file__).parents[1] / "recipes" / "tiny-r1"
 PREFILLING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
@@ -105,7 +106,7 @@ WRONG = {
     ),
     "unknown reward": (
         grpo(rewards=["acuracy"]),
-        "rewards.0.name: unknown reward 'acuracy' (known: accuracy, format); did you mean accuracy?",
+        f"rewards.0.name: unknown reward 'acuracy' (known: {', '.join(REWARDS)}); did you mean accuracy?",
     ),
     "unknown parameter of a reward": (
         grpo(rewards=[{"name": "format", "wieght": 0.2}]),
@@ -214,15 +215,15 @@ def test_column_that_the_file_lacks_gets_one_line(write_recipe, tmp_path):
     [
         (PREFILLING, None, []),
         (PREFILLING, True, []),
-        (PREFILLING, False, ["rewards.1.thinking_prefilled: False can never match"]),
+        (PREFILLING, False, ["thinking.prefilled: False can never match"]),
         (CLOSING, None, ["rewards.1: format can never match: the chat template closes the thinking"]),
-        (PREFILLING.replace("<think>", ""), True, ["rewards.1.thinking_prefilled: True can never match"]),
+        (PREFILLING.replace("<think>", ""), True, ["thinking.prefilled: True can never match"]),
     ],
 )
 def test_format_reward_that_can_never_match_the_prefill(template, explicit, expected, write_recipe, tmp_path):
     (tmp_path / "chat.jinja").write_text(template)
-    format_reward = {"name": "format"} | ({} if explicit is None else {"thinking_prefilled": explicit})
-    recipe = grpo(rewards=["accuracy", format_reward], model={**grpo()["model"], "chat_template": "chat.jinja"})
+    recipe = grpo(rewards=["accuracy", "format"], model={**grpo()["model"], "chat_template": "chat.jinja"})
+    recipe |= {} if explicit is None else {"thinking": {"prefilled": explicit}}
     lines = problems_of(write_recipe(**recipe))
     assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
 

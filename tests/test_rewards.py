@@ -2,8 +2,9 @@
 
 import pytest
 
-from open_r1.recipe import Reward
-from open_r1.rewards import accuracy_reward, build_rewards, format_reward
+from open_r1.recipe import Reward, Thinking
+from open_r1.rewards import accuracy_reward, build_rewards
+from open_r1.rewards.format import format_reward
 
 
 def boxed(answer: str) -> str:
@@ -49,7 +50,7 @@ def test_accuracy(gold, completion, verdict):
 
 def test_accuracy_reads_a_prefilled_thinking():
     completions = [f"7+5=12</think>{boxed('12')}", boxed("12")]
-    assert accuracy_reward(completions, ["12", "12"], thinking_prefilled=True) == [1.0, 0.0]
+    assert accuracy_reward(completions, ["12", "12"], thinking=Thinking(prefilled=True)) == [1.0, 0.0]
 
 
 def test_one_reward_for_each_completion_in_order():
@@ -78,7 +79,7 @@ FORMAT = [  # completion, prefilled, verdict
 
 @pytest.mark.parametrize(("completion", "prefilled", "verdict"), FORMAT)
 def test_format(completion, prefilled, verdict):
-    assert format_reward([completion], thinking_prefilled=prefilled) == [verdict]
+    assert format_reward([completion], thinking=Thinking(prefilled=prefilled)) == [verdict]
 
 
 class State:
@@ -87,7 +88,7 @@ class State:
 
 def test_shuffled_rewards_are_the_same_rewards_in_another_order_for_each_step():
     completions, golds = [boxed(str(n % 2)) for n in range(64)], ["1"] * 64
-    plain, control = build_rewards([Reward(name="accuracy"), Reward(name="accuracy", shuffled=True)], False, seed=0)
+    plain, control = build_rewards([Reward(name="accuracy"), Reward(name="accuracy", shuffled=True)], Thinking(), 0, 64)
     in_order = plain(completions, solution=golds, trainer_state=State)
     first = control(completions, solution=golds, trainer_state=State)
     assert sorted(first) == sorted(in_order)
@@ -98,5 +99,7 @@ def test_shuffled_rewards_are_the_same_rewards_in_another_order_for_each_step():
 
 
 def test_reward_functions_are_named_as_in_the_recipe():
-    rewards = build_rewards([Reward(name="accuracy"), Reward(name="open_r1.rewards.format:format_reward")], False, 0)
+    rewards = build_rewards(
+        [Reward(name="accuracy"), Reward(name="open_r1.rewards.format:format_reward")], Thinking(), 0, 64
+    )
     assert [reward.__name__ for reward in rewards] == ["accuracy", "format_reward"]

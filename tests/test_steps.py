@@ -207,7 +207,7 @@ def test_every_trace_is_kept_or_dropped_for_a_reason():
         Completion("unjudged", 3, truncated=False),
     ]
 
-    def verdict(completions, solution):
+    def verdict(completions, solution, **columns):
         return [{"right": 1.0, "wrong": 0.0}.get(c[-1]["content"]) for c in completions]
 
     rows = [{"prompt": [{"role": "user", "content": "?"}], "solution": "s"}]

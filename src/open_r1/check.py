@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jinja2
@@ -21,11 +21,12 @@ from open_r1.recipe import (
     DataSource,
     Recipe,
     RecipeError,
+    Reward,
     is_path,
     load_recipe,
 )
 from open_r1.recipe.trainer_fields import trainer_value
-from open_r1.rewards import REWARDS, reward_entry
+from open_r1.rewards import REWARDS, build_rewards, columns_of_reward, settable_parameters
 from open_r1.rewards.completion import prefill_problems
 from open_r1.stages import stage_recipe
 from open_r1.wording import closest
@@ -129,20 +130,29 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
             yield f"{key}.name: unknown reward {reward.name!r} (known: {known}){closest(reward.name, REWARDS)}"
             continue
         try:
-            entry = reward_entry(reward.name)
-        except RecipeError as error:
-            yield f"{key}.name: {error}"
-            continue
-        signature = inspect.signature(entry.function).parameters.values()
-        known = [parameter.name for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY]
-        for name in reward.parameters:
-            if name not in known:
+            known = settable_parameters(reward.name)
+            unknown = [name for name in reward.parameters if name not in known]
+            for name in unknown:
                 mend = closest(name, [*known, "weight", "shuffled"])
                 yield f"{key}.{name}: unknown parameter of reward {reward.name}{mend}"
-        yield from _column_problems(recipe, key, reward.name, entry.columns)
+            if unknown:
+                continue
+            columns = columns_of_reward(reward)
+            yield from _column_problems(recipe, key, reward.name, columns)
+            if reward.name in REWARDS:
+                _try_on_nothing(recipe, reward, columns)
+        except RecipeError as error:
+            yield f"{key}.name: {error}"
     template = _chat_template(recipe)
     if template:
-        yield from prefill_problems(_render(template), recipe.rewards)
+        yield from prefill_problems(_render(template), recipe.rewards, recipe.thinking)
+
+
+def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> None:
+    """Raises RecipeError if one of our rewards refuses its parameters, which it does before it looks at anything."""
+    (function,) = build_rewards([reward], recipe.thinking, recipe.seed, max_completion_tokens_of(recipe))
+    empty: list = []
+    function(empty, prompts=empty, completion_ids=empty, **dict.fromkeys(columns, empty))
 
 
 def _column_problems(recipe: Recipe, key: str, reward: str, needed: Iterable[str]) -> Iterator[str]:
@@ -232,6 +242,14 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
             f"{values['per_device_train_batch_size']} x processes {processes} x steps_per_generation) cannot be "
             f"divided into groups of {values['num_generations']}"
         )
+    elif processes > 1 and (rollouts // processes) % values["num_generations"] and not values["generation_batch_size"]:
+        for index, reward in enumerate(recipe.rewards):
+            if reward.name == "length":
+                yield (
+                    f"rewards.{index}: length compares the completions of one prompt, but {rollouts // processes} "
+                    f"completions a process cut groups of {values['num_generations']} in pieces; choose "
+                    f"trainer.per_device_train_batch_size x steps_per_generation as a multiple of num_generations"
+                )
     continuous = recipe.trainer.get("use_transformers_continuous_batching")
     bf16 = recipe.trainer.get("bf16")
     if continuous and (bf16 or (bf16 is None and not recipe.trainer.get("fp16"))):
@@ -239,6 +257,14 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
             "trainer.bf16: together with use_transformers_continuous_batching it casts the policy's weights to bf16, "
             "too coarse for the optimizer's steps; set trainer.bf16: false"
         )
+
+
+def max_completion_tokens_of(recipe: Recipe) -> int:
+    """The most tokens that a completion of this recipe can have."""
+    if recipe.distill:
+        return recipe.distill.max_completion_length
+    value = trainer_value("grpo", recipe.trainer, "max_completion_length")
+    return value if isinstance(value, int) else 1  # a wrong type is told with the trainer's keys
 
 
 def _hardware_problems(recipe: Recipe) -> Iterator[str]:

@@ -19,7 +19,7 @@ from open_r1.generation import Completion, Sampling
 from open_r1.generation.transformers_backend import generate
 from open_r1.recipe import Distill, Recipe, RecipeError
 from open_r1.rewards import RewardFunction, build_rewards, reward_columns
-from open_r1.rewards.completion import thinking_is_prefilled
+from open_r1.rewards.completion import resolved_thinking
 from open_r1.step_process import run_step
 
 COUNTS_FILE = "distill.json"
@@ -44,7 +44,7 @@ def distill(recipe: Recipe, run_dir: Path) -> None:
     processes = training.begin(recipe)
     traces_file = run_dir / TRACES_FILE
     if not traces_file.exists():
-        traces = sample_traces(recipe, processes)
+        traces = sample_traces(recipe, run_dir, processes)
         if processes.is_main_process:
             write_traces(run_dir, traces)
     processes.wait_for_everyone()
@@ -62,12 +62,14 @@ def distill(recipe: Recipe, run_dir: Path) -> None:
     training.fine_tune(recipe, run_dir, student, tokenizer, conversations)
 
 
-def sample_traces(recipe: Recipe, processes: PartialState) -> list[Trace]:
+def sample_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> list[Trace]:
     """The teacher's answers to all prompts of the recipe's data, judged; every process samples its share."""
     section = recipe.distill
     tokenizer = modeling.load_tokenizer(recipe, section.teacher, section.teacher_revision)
     teacher = modeling.load_model(recipe, section.teacher, section.teacher_revision).to(processes.device)
     rows = data.load_data(recipe, reward_columns(recipe.rewards)).to_list()
+    if "solution" in rows[0]:
+        training.check_golds(recipe, [row["solution"] for row in rows], run_dir, processes)
     share = rows[processes.process_index :: processes.num_processes]
     prompts = [row["prompt"] for row in share]
     completions_PG = generate(
@@ -85,7 +87,8 @@ def sample_traces(recipe: Recipe, processes: PartialState) -> list[Trace]:
         description="teacher",
     )
     rendered = tokenizer.apply_chat_template(prompts[0], tokenize=False, add_generation_prompt=True)
-    rewards = build_rewards(recipe.rewards, thinking_is_prefilled(rendered), recipe.seed)
+    thinking = resolved_thinking(rendered, recipe.thinking)
+    rewards = build_rewards(recipe.rewards, thinking, recipe.seed, section.max_completion_length)
     return keep_within_limits(gather_object(judge(share, completions_PG, rewards, section)), section)
 
 
@@ -96,7 +99,11 @@ def judge(
     flat = [(row, completion) for row, group in zip(rows, completions_PG, strict=True) for completion in group]
     columns = {key: [row[key] for row, _ in flat] for key in rows[0] if key != "prompt"}
     conversations = [[{"role": "assistant", "content": completion.text}] for _, completion in flat]
-    values = {reward.__name__: reward(conversations, **columns) for reward in rewards}
+    given = {
+        "prompts": [row["prompt"] for row, _ in flat],
+        "completion_ids": [completion.token_ids for _, completion in flat],
+    }
+    values = {reward.__name__: reward(conversations, **given, **columns) for reward in rewards}
     return [
         Trace(row["prompt"], completion.text, completion.num_tokens, _reason(completion, values, index, section))
         for index, (row, completion) in enumerate(flat)

@@ -51,6 +51,7 @@ def evaluate_model(recipe: Recipe, label: str, name: str, benchmarks: dict[str, 
             problems_dir=run_dir / "problems",
             batch_size=recipe.evaluate.batch_size,
             seed=recipe.seed,
+            thinking=recipe.thinking,
             num_problems=recipe.evaluate.num_problems,
             description=f"{label} on {benchmark_name}",
         )

@@ -8,12 +8,13 @@ deviation (DeepSeekMath, arXiv 2402.03300, section 4.1). No critic, no reward mo
 import contextlib
 from pathlib import Path
 
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from open_r1 import data, modeling, training
+from open_r1.grpo_trainer import GRPOTrainer
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import build_rewards, reward_columns
-from open_r1.rewards.completion import prefill_problems, thinking_is_prefilled
+from open_r1.rewards.completion import prefill_problems, resolved_thinking
 from open_r1.step_process import run_step
 
 SOME_PROMPT = [{"role": "user", "content": "1+1=?"}]
@@ -21,22 +22,31 @@ SOME_PROMPT = [{"role": "user", "content": "1+1=?"}]
 
 def grpo(recipe: Recipe, run_dir: Path) -> None:
     """Trains the recipe's policy on its prompts and leaves it in `run_dir/model`, all rollouts in `completions/`."""
-    training.begin(recipe)
+    processes = training.begin(recipe)
     tokenizer = modeling.load_tokenizer(recipe)
     rendered_prompt = tokenizer.apply_chat_template(SOME_PROMPT, tokenize=False, add_generation_prompt=True)
-    problems = list(prefill_problems(rendered_prompt, recipe.rewards))
+    problems = list(prefill_problems(rendered_prompt, recipe.rewards, recipe.thinking))
     if problems:
         raise RecipeError(*(f"{recipe.source}: {problem}" for problem in problems))
 
+    dataset = data.load_data(recipe, reward_columns(recipe.rewards))
+    if "solution" in dataset.column_names:
+        training.check_golds(recipe, dataset["solution"], run_dir, processes)
     completions_into_run_dir(run_dir)
+    arguments = GRPOConfig(
+        **training.trainer_arguments(recipe, run_dir),
+        reward_weights=[reward.weight for reward in recipe.rewards],
+    )
     trainer = GRPOTrainer(
         model=modeling.load_model(recipe),
-        reward_funcs=build_rewards(recipe.rewards, thinking_is_prefilled(rendered_prompt), recipe.seed),
-        args=GRPOConfig(
-            **training.trainer_arguments(recipe, run_dir),
-            reward_weights=[reward.weight for reward in recipe.rewards],
+        reward_funcs=build_rewards(
+            recipe.rewards,
+            resolved_thinking(rendered_prompt, recipe.thinking),
+            recipe.seed,
+            max_completion_tokens=arguments.max_completion_length,
         ),
-        train_dataset=data.load_data(recipe, reward_columns(recipe.rewards)),
+        args=arguments,
+        train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model),
     )

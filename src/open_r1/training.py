@@ -2,17 +2,20 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from open_r1 import modeling
+from open_r1.gold_check import require_verified_golds
 from open_r1.recipe import Guards, Recipe, RecipeError
 from open_r1.step_process import RunStopped
 
@@ -23,6 +26,8 @@ MODEL_DIRECTORY = "model"
 torch.serialization.register_package(
     priority=100, tagger=lambda storage: None, deserializer=lambda storage, at: storage if at == "cpu:0" else None
 )
+FAILED_SHARE = "failed_share"  # how a metric's name ends that tells what share of a batch a broken judge left out
+MAX_UNJUDGED_LOGS = 3
 PROGRESS_METRICS = {"reward": "reward", "completions/mean_length": "tokens", "loss": "loss"}
 
 
@@ -41,6 +46,21 @@ def begin(recipe: Recipe) -> PartialState:
             f"{recipe.hardware.accelerate} right?"
         )
     return processes
+
+
+def check_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path, processes: PartialState) -> None:
+    """Raises RecipeError, in every process of the run, if the rewards accept too few of the data's own golds."""
+    problem: list[RecipeError | None] = [None]
+    if processes.is_main_process:
+        try:
+            checked = require_verified_golds(recipe, golds, run_dir)
+            if checked is not None:
+                print(checked.summary())
+        except RecipeError as error:
+            problem = [error]
+    broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise problem[0]
 
 
 def trainer_arguments(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
@@ -144,6 +164,7 @@ class GuardCallback(TrainerCallback):
         self.guards = guards
         self.num_truncated_logs = 0
         self.num_dead_logs = 0
+        self.num_unjudged_logs = 0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         logs = logs or {}
@@ -156,6 +177,7 @@ class GuardCallback(TrainerCallback):
                     )
         self._check_truncation(logs, args, state.global_step)
         self._check_dead_groups(logs, state.global_step)
+        self._check_judges(logs, state.global_step)
 
     def _check_truncation(self, logs, args, step: int) -> None:
         share, limit = logs.get("completions/clipped_ratio"), self.guards.max_truncated_share
@@ -179,4 +201,18 @@ class GuardCallback(TrainerCallback):
                 f"stopped at step {step}: in {self.num_dead_logs} logs in a row every group had equal rewards, so "
                 f"there is no gradient; choose data of other difficulty in `data`, raise trainer.num_generations, or "
                 f"stop earlier with trainer.max_steps (guards.max_dead_steps: null goes on all the same)"
+            )
+
+    def _check_judges(self, logs, step: int) -> None:
+        shares = {key: value for key, value in logs.items() if key.endswith(FAILED_SHARE)}
+        limit = self.guards.max_judge_failed_share
+        if not shares or limit is None:
+            return
+        worst = max(shares, key=shares.get)
+        self.num_unjudged_logs = self.num_unjudged_logs + 1 if shares[worst] > limit else 0
+        if self.num_unjudged_logs >= MAX_UNJUDGED_LOGS:
+            raise RunStopped(
+                f"stopped at step {step}: {worst} was {shares[worst]:.0%}, {self.num_unjudged_logs} logs in a row over "
+                f"{limit:.0%}: the judge breaks, and what it does not judge teaches nothing; the completions table "
+                f"says why (guards.max_judge_failed_share: null goes on all the same)"
             )

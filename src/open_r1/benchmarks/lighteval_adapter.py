@@ -22,9 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from open_r1 import procedural
 from open_r1.benchmarks.table import Benchmark
 from open_r1.generation import Completion, Sampling, transformers_backend
-from open_r1.recipe import RecipeError
+from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards import accuracy_reward
-from open_r1.rewards.completion import thinking_is_prefilled
+from open_r1.rewards.completion import resolved_thinking
 
 # LightEval's registry imports every task there is. Offline, tiny_benchmarks and mt_bench fail to download, mix_eval and
 # mt_bench call an argument that huggingface_hub 2 dropped, and the if* tasks try to fetch nltk data at import.
@@ -76,6 +76,7 @@ def run_benchmark(
     problems_dir: Path,
     batch_size: int,
     seed: int,
+    thinking: Thinking = Thinking(),
     num_problems: int | None = None,
     description: str = "evaluating",
 ) -> BenchmarkResult:
@@ -94,7 +95,7 @@ def run_benchmark(
     )
     question = [{"role": "user", "content": "1+1=?"}]
     rendered_prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    config = task_config(name, benchmark, problems_dir, thinking_prefilled=thinking_is_prefilled(rendered_prompt))
+    config = task_config(name, benchmark, problems_dir, resolved_thinking(rendered_prompt, thinking))
     answering = OpenR1LightevalModel(model, tokenizer, sampling, description)
     table = types.ModuleType("open_r1_tasks")  # what LightEval calls a custom task file
     table.TASKS_TABLE = [config]
@@ -129,7 +130,7 @@ def run_benchmark(
 
 
 def task_config(
-    name: str, benchmark: Benchmark, problems_dir: Path, thinking_prefilled: bool = False
+    name: str, benchmark: Benchmark, problems_dir: Path, thinking: Thinking = Thinking()
 ) -> LightevalTaskConfig:
     """The LightEval task of a benchmark, with our number of samples and tokens, and pass@1 over the samples.
 
@@ -154,7 +155,7 @@ def task_config(
         hf_subset="default",
         hf_avail_splits=["test"],
         evaluation_splits=["test"],
-        metrics=[_pass_at_1(_judge_by_reward(thinking_prefilled), benchmark.samples)],
+        metrics=[_pass_at_1(_judge_by_reward(thinking), benchmark.samples)],
         generation_size=benchmark.max_new_tokens,
     )
 
@@ -238,13 +239,13 @@ def _pass_at_1(judge: Judge, num_samples: int) -> SampleLevelMetric:
     )
 
 
-def _judge_by_reward(thinking_prefilled: bool) -> Judge:
+def _judge_by_reward(thinking: Thinking) -> Judge:
     """Verdicts of the accuracy reward on the raw texts: it looks behind the thinking by itself."""
 
     def judge(doc: Doc, response: ModelResponse) -> list[float | None]:
         completions = [[{"role": "assistant", "content": text}] for text in response.text]
         golds = doc.get_golds() * len(completions)
-        return accuracy_reward(completions, solution=golds, thinking_prefilled=thinking_prefilled)
+        return accuracy_reward(completions, solution=golds, thinking=thinking)
 
     return judge
 

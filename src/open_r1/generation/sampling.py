@@ -22,3 +22,4 @@ class Completion:
     text: str
     num_tokens: int
     truncated: bool
+    token_ids: tuple[int, ...] = ()

@@ -57,4 +57,5 @@ def _completion(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Completio
     ended = tokenizer.eos_token_id in ids
     if ended:
         ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
-    return Completion(tokenizer.decode(ids, skip_special_tokens=True), num_tokens=len(ids), truncated=not ended)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return Completion(text, num_tokens=len(ids), truncated=not ended, token_ids=tuple(ids))

@@ -23,6 +23,7 @@ from open_r1.recipe.sections import (
     RecipeError,
     Reward,
     Stage,
+    Thinking,
     is_path,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "RecipeError",
     "Reward",
     "Stage",
+    "Thinking",
     "dump_recipe",
     "is_path",
     "load_recipe",

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 Step = Literal["pretrain", "sft", "grpo", "distill", "evaluate", "pipeline"]
 STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model that the stage cold_start made
@@ -78,6 +78,21 @@ class DataSource(Section):
     """Our column -> theirs. Ours: text; messages; prompt, completion, solution; any column a reward asks for."""
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the source's rows that is used, drawn with the recipe's seed."""
+
+
+class Thinking(Section):
+    """How a completion marks its thinking; what follows it is the answer."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+    prefilled: bool | None = None
+    """Whether the prompt has already written `open`. Default: seen from the chat template."""
+
+    @model_validator(mode="after")
+    def _markers_differ(self) -> "Thinking":
+        if not self.open or not self.close or self.open in self.close or self.close in self.open:
+            raise ValueError(f"open {self.open!r} and close {self.close!r}: none may be empty or part of the other")
+        return self
 
 
 class Reward(BaseModel):
@@ -158,6 +173,10 @@ class Guards(Section):
     truncated_steps: int = Field(default=5, gt=0)
     max_dead_steps: int | None = Field(default=20, gt=0)
     """Stop after so many logs in a row in which every group has equal rewards."""
+    max_judge_failed_share: float | None = Field(default=0.1, gt=0, le=1)
+    """Stop if the judge broke (not: judged wrong) on more than this share of the completions, three logs in a row."""
+    min_verified_gold_share: float | None = Field(default=0.95, ge=0, le=1)
+    """Stop before training if the reward accepts fewer of the data's own gold answers; null does not look."""
     stop_on_non_finite: bool = True
     """Stop if loss or gradient norm is nan or infinite."""
 
@@ -180,6 +199,7 @@ class Recipe(Section):
     model: Model = Model()
     data: list[DataSource] = []
     rewards: list[Reward] = []
+    thinking: Thinking = Thinking()
     trainer: dict[str, Any] = {}
     distill: Distill | None = None
     evaluate: Evaluate | None = None

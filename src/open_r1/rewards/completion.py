@@ -1,13 +1,31 @@
-"""How a completion is read: where the thinking ends, and what stands after it."""
+"""How a completion is read: where the thinking ends, and what answer stands after it. Linear in the text, always."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from open_r1.recipe import Reward
+from open_r1.recipe import Reward, Thinking
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+MAX_ANSWERS = 8  # different boxes after the thinking; more is a list of guesses
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+UNBRACED = re.compile(r"[^\s$\\]\S*|\\[A-Za-z]+\S*")
+ANSWERS_IN = ("both", "boxed", "answer")
 
 Completion = str | Sequence[dict[str, str]]
+AnswerIn = Literal["both", "boxed", "answer"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a completion answers, and where that stood; no texts, and why not, if it answers nothing.
+
+    Several texts are one answer given several times: each of them has to be right.
+    """
+
+    texts: tuple[str, ...]
+    where: str
 
 
 def completion_text(completion: Completion) -> str:
@@ -15,38 +33,110 @@ def completion_text(completion: Completion) -> str:
     return completion if isinstance(completion, str) else completion[-1]["content"] or ""
 
 
-def after_thinking(text: str, thinking_prefilled: bool = False) -> str | None:
+def after_thinking(text: str, thinking: Thinking = Thinking()) -> str | None:
     """What follows the thinking; None if the thinking never ends.
 
-    A text that neither opens nor closes a thinking block is all answer, unless the prompt opened one for it
-    (`thinking_prefilled`). A `</think>` ends the thinking even if the opening tag stands in the prompt.
+    A text that neither opens nor closes a thinking block is all answer, unless the prompt opened one for it. A closing
+    tag ends the thinking even if the opening one stands in the prompt.
     """
-    _, close, after = text.rpartition(THINK_CLOSE)
+    _, close, after = text.rpartition(thinking.close)
     if close:
-        return None if THINK_OPEN in after else after
-    return None if thinking_prefilled or THINK_OPEN in text else text
+        return None if thinking.open in after else after
+    return None if thinking.prefilled or thinking.open in text else text
 
 
-def thinking_is_prefilled(rendered_prompt: str) -> bool:
-    """True if the chat template's generation prompt has already written `<think>`, and not closed it."""
-    return rendered_prompt.rstrip().endswith(THINK_OPEN)
+def answer_of(text: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = "both") -> Answer:
+    r"""The answer after the thinking: in `\boxed{}` (or `\fbox{}`), in an `<answer>` block, or in either.
+
+    An answer block with a box in it means the box. With "both", a box and an answer block have both to be right.
+    """
+    rest = after_thinking(text, thinking)
+    if rest is None:
+        return Answer((), "the thinking never ends")
+    blocks = list(_answer_blocks(rest)) if answer_in != "boxed" else []
+    if answer_in == "answer":
+        texts, where = [inner for block in blocks for inner in list(boxes(block)) or [block]], "<answer>"
+    else:
+        found = list(boxes(rest))
+        unboxed = [block for block in blocks if not any(True for _ in boxes(block))]
+        texts = [*found, *unboxed]
+        where = " and ".join(name for name, given in ((r"\boxed{}", found), ("<answer>", unboxed)) if given)
+    distinct = tuple(dict.fromkeys(stripped for answer in texts if (stripped := answer.strip())))
+    if not distinct:
+        return Answer((), "there is no " + {"boxed": r"\boxed{}", "answer": "<answer> block"}.get(answer_in, "answer"))
+    if len(distinct) > MAX_ANSWERS:
+        return Answer((), f"{len(distinct)} different answers are none")
+    return Answer(distinct, where)
 
 
-def prefill_problems(rendered_prompt: str, rewards: Iterable[Reward]) -> Iterator[str]:
-    """One line for each format reward that can never be earned after this generation prompt."""
-    prefilled = thinking_is_prefilled(rendered_prompt)
+def boxes(text: str) -> Iterator[str]:
+    r"""Contents of every outermost `\boxed{…}`, `\fbox{…}` and `\boxed 5`; of those that never close, nothing."""
+    position = 0
+    while match := BOX.search(text, position):
+        if text[match.end() : match.end() + 1] == "{":
+            end = _closing_brace(text, match.end())
+            if end is None:
+                return
+            yield text[match.end() + 1 : end]
+            position = end + 1
+        elif token := UNBRACED.match(text, match.end()):
+            yield token.group().rstrip("$.,;)")
+            position = token.end()
+        else:
+            position = match.end()
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 0
+    for match in BRACES.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.start()
+    return None
+
+
+BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are text
+
+
+def _answer_blocks(text: str) -> Iterator[str]:
+    position = 0
+    while (start := text.find(ANSWER_OPEN, position)) != -1:
+        end = text.find(ANSWER_CLOSE, start)
+        if end == -1:
+            return
+        yield text[start + len(ANSWER_OPEN) : end]
+        position = end + len(ANSWER_CLOSE)
+
+
+def with_answer(gold: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = "both") -> str:
+    """A completion that thinks nothing and answers with the gold, as the recipe wants answers to stand."""
+    opening = "" if thinking.prefilled else thinking.open
+    answer = gold if any(True for _ in boxes(gold)) else rf"\boxed{{{gold}}}"
+    return f"{opening}{thinking.close}{ANSWER_OPEN}{gold if answer_in == 'answer' else answer}{ANSWER_CLOSE}"
+
+
+def thinking_is_prefilled(rendered_prompt: str, thinking: Thinking = Thinking()) -> bool:
+    """True if the chat template's generation prompt has already opened the thinking, and not closed it."""
+    return rendered_prompt.rstrip().endswith(thinking.open)
+
+
+def resolved_thinking(rendered_prompt: str, thinking: Thinking) -> Thinking:
+    """The recipe's `thinking` with `prefilled` as the rendered prompt has it."""
+    return thinking.model_copy(update={"prefilled": thinking_is_prefilled(rendered_prompt, thinking)})
+
+
+def prefill_problems(rendered_prompt: str, rewards: Iterable[Reward], thinking: Thinking) -> Iterator[str]:
+    """One line for each way in which the thinking that rewards look for can never match after this prompt."""
+    prefilled = thinking_is_prefilled(rendered_prompt, thinking)
+    if thinking.prefilled is not None and thinking.prefilled != prefilled:
+        does = "already writes" if prefilled else "does not write"
+        yield (
+            f"thinking.prefilled: {thinking.prefilled} can never match: the chat template {does} {thinking.open} for "
+            f"the model; remove the key, it is found by itself"
+        )
     for index, reward in enumerate(rewards):
-        if reward.name != "format":
-            continue
-        expected = reward.parameters.get("thinking_prefilled", prefilled)
-        if rendered_prompt.rstrip().endswith(THINK_CLOSE):
+        if reward.name in ("format", "code_format") and rendered_prompt.rstrip().endswith(thinking.close):
             yield (
-                f"rewards.{index}: format can never match: the chat template closes the thinking ({THINK_CLOSE}) "
-                f"before the model writes; use a template that leaves it open"
-            )
-        elif expected != prefilled:
-            does = "already writes" if prefilled else "does not write"
-            yield (
-                f"rewards.{index}.thinking_prefilled: {expected} can never match: the chat template {does} "
-                f"{THINK_OPEN} for the model; remove the key, it is found by itself"
+                f"rewards.{index}: {reward.name} can never match: the chat template closes the thinking "
+                f"({thinking.close}) before the model writes; use a template that leaves it open"
             )

@@ -1,84 +1,108 @@
-"""The accuracy reward: the answer that follows the thinking, judged by math-verify against the gold answer."""
+"""The accuracy reward: the answer that follows the thinking, judged against the gold answer."""
 
-import functools
-import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
+from open_r1.judging import Verdict, shared_pool
+from open_r1.judging.shortcut import without_algebra
+from open_r1.recipe import Thinking
+from open_r1.rewards.completion import Answer, AnswerIn, Completion, answer_of, completion_text
 
-from open_r1.rewards.completion import ANSWER_CLOSE, ANSWER_OPEN, Completion, after_thinking, completion_text
+DEFAULT_CPU_SECONDS = 2.0
 
-BOXED = "\\boxed{"
-NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?|[+-]?\.\d+")
-UNEVALUATED = re.compile(r"[\d.,\s()]*\d[\d.,\s()]*([-+*/×÷]|\\times|\\cdot|\\div)[-+*/×÷\d.,\s()]*\d.*")
-SINGLE_FRACTION = re.compile(r"\s*[+-]?\d+\s*/\s*\d+\s*")
-EXTRACTION = [
-    LatexExtractionConfig(
-        try_extract_without_anchor=True,
-        boxed_match_priority=0,
-        normalization_config=NormalizationConfig(
-            basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="last", equations=True
-        ),
-    )
-]
+
+@dataclass(frozen=True)
+class Judged:
+    """One completion's answer and the verdict on it."""
+
+    answer: Answer
+    verdict: Verdict
 
 
 def accuracy_reward(
-    completions: list[Completion], solution: list[str], *, thinking_prefilled: bool = False, **columns
+    completions: Sequence[Completion],
+    solution: Sequence[str],
+    *,
+    thinking: Thinking = Thinking(),
+    answer_in: AnswerIn = "both",
+    cpu_seconds: float = DEFAULT_CPU_SECONDS,
+    log_extra: Callable | None = None,
+    log_metric: Callable | None = None,
+    **columns,
 ) -> list[float | None]:
-    """1.0 if the answer equals the gold answer, 0.0 if not or if there is none, None if the gold does not parse.
+    r"""1.0 if the answer means what the gold answer means, 0.0 if not or if there is none, None if nobody can say.
 
-    The answer is the one `\\boxed{}` after the thinking (several boxes with different contents are no answer), or
-    the `<answer>` block if nothing is boxed. A number is asked for as a number: `\\boxed{10+2}` is no answer to 12.
-    A gold without markup (`2\\sqrt{3}`) means what it means boxed. Judged by math-verify, each distinct pair once.
+    One for each completion, in order; None if the gold cannot be parsed or if the judge itself broke, never for a
+    strange answer. The answer is what stands in `\boxed{}` or in an `<answer>` block (`answer_in`: boxed, answer or
+    both) after the thinking; several that differ are none. A gold without markup (`2\sqrt{3}`) means what it means
+    boxed. Whatever is compared costs at most `cpu_seconds` of CPU time, in a process of its own.
+
+    Source: DeepSeek-R1 (Nature s41586-025-09422-z), rule-based accuracy rewards. What counts as the same is told, and
+    tested, in judging/README.md. `log_extra` and `log_metric` are TRL's: they put each answer and its verdict in the
+    completions table, and shares of None and of budget kills among the metrics.
     """
-    return [
-        _verdict(gold, answer_of(completion_text(completion), thinking_prefilled))
-        for completion, gold in zip(completions, solution, strict=True)
+    judged, counts = judge_completions(completions, solution, thinking, answer_in, cpu_seconds)
+    if log_extra is not None:
+        log_extra("accuracy_answer", [" | ".join(one.answer.texts)[:MAX_SHOWN] for one in judged])
+        log_extra("accuracy_reason", [reason_of(one) for one in judged])
+    if log_metric is not None:
+        for name, value in counts.items():
+            log_metric(f"accuracy/{name}", value)
+    return [one.verdict.score for one in judged]
+
+
+MAX_SHOWN = 200  # characters of an answer in the completions table
+
+
+def reason_of(judged: Judged) -> str:
+    """Where the answer stood and how it was judged, in a line."""
+    return f"{judged.answer.where}: {judged.verdict.reason}" if judged.answer.texts else judged.verdict.reason
+
+
+def judge_completions(
+    completions: Sequence[Completion],
+    solution: Sequence[str],
+    thinking: Thinking,
+    answer_in: AnswerIn,
+    cpu_seconds: float = DEFAULT_CPU_SECONDS,
+) -> tuple[list[Judged], dict[str, float]]:
+    """Each completion's answer with its verdict, and what the batch cost: shares and counts for the metrics."""
+    answers = [answer_of(completion_text(completion), thinking, answer_in) for completion in completions]
+    solution = ["" if gold is None else str(gold) for gold in solution]  # a column of numbers is one of golds, too
+    pairs = {
+        (gold, text): without_algebra(gold, text)
+        for gold, answer in zip(solution, answers, strict=True)
+        for text in answer.texts or ("",)  # whether the gold can be parsed is asked even where there is no answer
+    }
+    pool = shared_pool(cpu_seconds)
+    hard = [pair for pair, verdict in pairs.items() if verdict is None]
+    if hard:
+        pairs |= zip(hard, pool.judge(hard), strict=True)
+    judged = [
+        Judged(answer, _together(answer, [pairs[gold, text] for text in answer.texts or ("",)]))
+        for gold, answer in zip(solution, answers, strict=True)
     ]
+    unjudged = Counter(one.verdict.is_about_gold for one in judged if one.verdict.score is None)
+    counts = pool.take_counts()
+    return judged, {
+        "unparsed_gold_share": unjudged[True] / max(1, len(judged)),
+        "judge_failed_share": unjudged[False] / max(1, len(judged)),
+        "no_answer_share": sum(not answer.texts for answer in answers) / max(1, len(judged)),
+        "distinct_pairs": len(pairs),
+        "budget_kills": counts.budget_kills,
+        "judge_crashes": counts.crashes,
+    }
 
 
-def answer_of(text: str, thinking_prefilled: bool = False) -> str | None:
-    """The answer that a completion gives, without its box; None if it gives none, or several different ones."""
-    rest = after_thinking(text, thinking_prefilled)
-    if rest is None:
-        return None
-    boxes = set(_boxed(rest))
-    if boxes:
-        return boxes.pop().strip() or None if len(boxes) == 1 else None
-    if rest.count(ANSWER_OPEN) == 1 and ANSWER_CLOSE in rest:
-        return rest.partition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)[0].strip() or None
-    return None
-
-
-def _boxed(text: str) -> list[str]:
-    """Contents of every `\\boxed{…}` that is closed."""
-    contents, start = [], text.find(BOXED)
-    while start != -1:
-        depth, position = 1, start + len(BOXED)
-        while position < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            position += 1
-        if depth:
-            break
-        contents.append(text[start + len(BOXED) : position - 1])
-        start = text.find(BOXED, position)
-    return contents
-
-
-@functools.lru_cache(maxsize=65536)  # a group shares its gold, and many completions end in the same answer
-def _verdict(gold: str, answer: str | None) -> float | None:
-    parsed_gold = _parsed(gold if BOXED in gold else f"{BOXED}{gold.strip().strip('$').strip()}}}")
-    if not parsed_gold:
-        return None
-    if answer is None:
-        return 0.0
-    asks_for_number = NUMBER.fullmatch(gold.strip().strip("$").strip())
-    if asks_for_number and UNEVALUATED.fullmatch(answer) and not SINGLE_FRACTION.fullmatch(answer):
-        return 0.0
-    return float(verify(list(parsed_gold), list(_parsed(f"{BOXED}{answer}}}"))))
-
-
-@functools.lru_cache(maxsize=65536)
-def _parsed(boxed: str) -> tuple:
-    return tuple(parse(boxed, extraction_config=EXTRACTION, extraction_mode="first_match"))
+def _together(answer: Answer, verdicts: list[Verdict]) -> Verdict:
+    """One verdict on an answer that is given several times: no verdict if one has none, else the worst."""
+    for verdict in verdicts:
+        if verdict.score is None:
+            return verdict
+    if not answer.texts:
+        return Verdict(0.0, answer.where)
+    worst = min(verdicts, key=lambda verdict: verdict.score)
+    if len(verdicts) > 1 and worst.score == 0.0:
+        return Verdict(0.0, f"{len(verdicts)} different answers, and not all of them right")
+    return worst
