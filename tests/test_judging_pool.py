@@ -290,14 +290,15 @@ def test_a_megabyte_answer(pool):
     assert scores(pool.judge([("1", f"length {megabyte}"), (megabyte, megabyte), ("1", "1")])) == [1 << 20, 1.0, 1.0]
 
 
-def test_many_batches_leave_nothing_open(tmp_path):
+@pytest.mark.parametrize("num_batches", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_batches_leave_nothing_open(tmp_path, num_batches):
     gc.collect()
     me = psutil.Process()
     fatal = ["recursion", "abort", "kill_me", "kill_my_supervisor"]
     with new_pool() as pool:
         meet(pool, tmp_path / "before")
         before = me.num_fds(), len(me.children(recursive=True))
-        for number in range(600):
+        for number in range(num_batches):
             order = fatal[number // 50 % 4] if number % 50 == 0 else ""
             assert pool.judge([("1", f"{order} {number}"), (f"{number}", f"{number}")])[1].score == 1.0
         meet(pool, tmp_path / "after")

@@ -1,51 +1,16 @@
-"""Accuracy and format: cases and their right verdicts."""
+"""What the accuracy reward makes of a completion, and how a recipe's rewards are bound to their functions."""
 
 import pytest
+import torch
 
+from open_r1.grpo_trainer import leave_out_unjudged
+from open_r1.judging import JudgeCounts, Verdict
 from open_r1.recipe import Reward, Thinking
-from open_r1.rewards import accuracy_reward, build_rewards
-from open_r1.rewards.format import format_reward
+from open_r1.rewards import accuracy_reward, build_rewards, columns_of_reward, settable_parameters
 
 
 def boxed(answer: str) -> str:
     return f"\\boxed{{{answer}}}"
-
-
-ACCURACY = [  # gold, completion, verdict
-    ("12", boxed("12"), 1.0),
-    ("12", boxed("13"), 0.0),
-    ("12", f"<think>7+5=12</think><answer>{boxed('12')}</answer>", 1.0),
-    ("12", boxed("10+2"), 0.0),  # the sum was asked for, not its terms
-    ("12", boxed("24-12"), 0.0),
-    ("12", boxed(r"3\times 4"), 0.0),
-    ("12", boxed("1") + boxed("12"), 0.0),  # two answers are none
-    ("12", f"{boxed('12')}, that is {boxed('12')}", 1.0),
-    ("12", boxed(""), 0.0),
-    ("12", "12", 0.0),  # no box, no answer block
-    ("-5", boxed("-5"), 1.0),
-    ("0.5", boxed("1/2"), 1.0),
-    ("1200", boxed("1,200"), 1.0),
-    ("$5$", "<answer>5</answer>", 1.0),
-    ("5", f"<think>maybe {boxed('5')} hmm", 0.0),  # thinking that never ends holds no answer
-    ("5", f"<think>maybe {boxed('5')}</think> The answer is 6", 0.0),  # what was thought is not what was answered
-    ("5", f"<think>a</think><think>b {boxed('5')}", 0.0),
-    (r"2\sqrt{3}", boxed(r"2\sqrt{3}"), 1.0),
-    (r"2\sqrt{3}", boxed("2"), 0.0),
-    (r"\dfrac{9}{7}", boxed(r"\frac{9}{7}"), 1.0),
-    (r"$\frac{1}{2}$", boxed(r"\frac12"), 1.0),
-    (r"$11\sqrt{2}$", boxed(r"11\sqrt2"), 1.0),
-    (r"\pi", boxed(r"\pi"), 1.0),
-    ("(6,31,-1)", boxed("(6,31,-1)"), 1.0),
-    (r"\text{Yes}", boxed(r"\text{Yes}"), 1.0),
-    ("3, 5, 7", boxed("7"), 0.0),
-    (r"10-2\sqrt{5}", boxed("10"), 0.0),
-    ("", boxed("5"), None),  # a gold that says nothing gives no verdict
-]
-
-
-@pytest.mark.parametrize(("gold", "completion", "verdict"), ACCURACY)
-def test_accuracy(gold, completion, verdict):
-    assert accuracy_reward([completion], [gold]) == [verdict]
 
 
 def test_accuracy_reads_a_prefilled_thinking():
@@ -58,28 +23,135 @@ def test_one_reward_for_each_completion_in_order():
     assert accuracy_reward(completions, ["2"] * 4, prompts=[], trainer_state=None) == [0.0, 1.0, 0.0, 1.0]
 
 
-FORMAT = [  # completion, prefilled, verdict
-    ("<think>a</think><answer>b</answer>", False, 1.0),
-    ("<think></think><answer>b</answer>", False, 1.0),
-    ("<think>a\nb</think>\n\n<answer>b</answer>\n", False, 1.0),
-    ("a</think><answer>b</answer>", True, 1.0),
-    ("a</think><answer>b</answer>", False, 0.0),
-    ("<think>a</think><answer>b</answer>", True, 0.0),
-    ("<think>a</think><answer>b</answer> and more", False, 0.0),
-    ("so <think>a</think><answer>b</answer>", False, 0.0),
-    ("<think>a</think><answer>b</answer><answer>c</answer>", False, 0.0),
-    ("<think>a</think><think>a</think><answer>b</answer>", False, 0.0),
-    ("<think>a</think><answer> </answer>", False, 0.0),
-    ("<answer>b</answer><think>a</think>", False, 0.0),
-    ("<think>a</think>b", False, 0.0),
-    ("<think>a", False, 0.0),
-    ("", False, 0.0),
+MARKED = Thinking(open="[THINK]", close="[/THINK]")
+WHERE = [  # completion, thinking, answer_in, verdict for the gold 5
+    (f"<answer>5</answer> {boxed('6')}", Thinking(), "both", 0.0),
+    (f"<answer>5</answer> {boxed('6')}", Thinking(), "answer", 1.0),
+    (f"<answer>6</answer> {boxed('5')}", Thinking(), "boxed", 1.0),
+    ("<answer>5</answer>", Thinking(), "boxed", 0.0),
+    (boxed("5"), Thinking(), "answer", 0.0),
+    (f"<answer>so {boxed('5')}</answer>", Thinking(), "answer", 1.0),
+    (f"[THINK]{boxed('6')}[/THINK]{boxed('5')}", MARKED, "both", 1.0),
+    (f"[THINK]{boxed('5')}", MARKED, "both", 0.0),
+    (f"<think>{boxed('5')}", MARKED, "both", 1.0),  # no marker of this recipe's
+    (boxed("5"), Thinking(prefilled=True), "both", 0.0),
 ]
 
 
-@pytest.mark.parametrize(("completion", "prefilled", "verdict"), FORMAT)
-def test_format(completion, prefilled, verdict):
-    assert format_reward([completion], thinking=Thinking(prefilled=prefilled)) == [verdict]
+@pytest.mark.parametrize(("completion", "thinking", "answer_in", "verdict"), WHERE)
+def test_the_recipe_says_where_an_answer_stands(completion, thinking, answer_in, verdict):
+    assert accuracy_reward([completion], ["5"], thinking=thinking, answer_in=answer_in) == [verdict]
+
+
+def test_golds_of_another_type_than_text_are_golds_too():
+    assert accuracy_reward([boxed("5"), boxed("0.5"), boxed("5")], [5, 0.5, None]) == [1.0, 1.0, None]
+
+
+def test_accuracy_tells_trl_what_it_saw():
+    columns, metrics = {}, {}
+    completions = [boxed("5"), f"<think>{boxed('5')}", boxed("5"), f"{boxed('6')} or {boxed('7')}"]
+    accuracy_reward(completions, ["5", "5", "$$", "5"], log_extra=columns.__setitem__, log_metric=metrics.__setitem__)
+    assert columns["accuracy_answer"] == ["5", "", "5", "6 | 7"]
+    assert columns["accuracy_reason"] == [
+        r"\boxed{}: the same as written",
+        "the thinking never ends",
+        r"\boxed{}: the gold cannot be parsed: it says nothing",
+        r"\boxed{}: 2 different answers, and not all of them right",
+    ]
+    assert metrics["accuracy/unparsed_gold_share"] == 0.25
+    assert metrics["accuracy/no_answer_share"] == 0.25
+    assert metrics["accuracy/judge_failed_share"] == 0.0
+
+
+def test_a_judge_that_breaks_gives_no_verdict_and_is_counted(monkeypatch):
+    class BrokenPool:
+        def judge(self, pairs):
+            return [Verdict(None, "judge was killed (SIGKILL)")] * len(pairs)
+
+        def take_counts(self):
+            return JudgeCounts()
+
+    monkeypatch.setattr("open_r1.rewards.math.shared_pool", lambda cpu_seconds: BrokenPool())
+    metrics = {}
+    values = accuracy_reward([boxed("x"), boxed("5")], ["y", "5"], log_metric=metrics.__setitem__)
+    assert values == [None, 1.0]
+    assert metrics["accuracy/judge_failed_share"] == 0.5
+
+
+def bound(*rewards, max_completion_tokens=64):
+    return build_rewards([Reward(**reward) for reward in rewards], Thinking(), 0, max_completion_tokens)
+
+
+def test_every_reward_logs_its_seconds_and_its_share_of_none():
+    metrics = {}
+    (reward,) = bound({"name": "accuracy"})
+    reward([boxed("5"), boxed("5")], solution=["5", ""], log_metric=metrics.__setitem__, log_extra=lambda *_: None)
+    assert metrics["rewards/accuracy/none_share"] == 0.5
+    assert metrics["rewards/accuracy/seconds"] >= 0.0
+
+
+COLUMNS = [
+    ("accuracy", ["solution"]),
+    ("format", []),
+    ("length", ["solution"]),
+    ("soft_overlong_punishment", []),
+    ("rewards_of_tests:number_of_characters", []),
+    ("rewards_of_tests:share_of_expected", ["expected"]),
+    ("trl.rewards:think_format_reward", []),
+    ("trl.rewards:accuracy_reward", ["solution"]),
+]
+
+
+@pytest.mark.parametrize(("name", "columns"), COLUMNS)
+def test_the_columns_that_a_reward_reads_are_those_of_its_function(name, columns):
+    assert columns_of_reward(Reward(name=name)) == columns
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("format", []),
+        ("accuracy", ["answer_in", "cpu_seconds"]),
+        ("rewards_of_tests:share_of_expected", ["scale"]),
+        ("trl.rewards:get_soft_overlong_punishment", ["max_completion_len", "soft_punish_cache"]),
+    ],
+)
+def test_the_parameters_that_a_recipe_can_set(name, parameters):
+    assert settable_parameters(name) == parameters
+
+
+def test_a_factory_of_trls_makes_a_reward():
+    (reward,) = bound(
+        {"name": "trl.rewards:get_soft_overlong_punishment", "max_completion_len": 10, "soft_punish_cache": 4}
+    )
+    assert reward(["a"] * 3, completion_ids=[[0] * 6, [0] * 8, [0] * 11]) == [0, -0.5, -1]
+
+
+def test_the_longest_completion_is_the_recipes():
+    (reward,) = bound({"name": "soft_overlong_punishment", "cache_tokens": 4}, max_completion_tokens=10)
+    assert reward(["a"] * 3, completion_ids=[[0] * 6, [0] * 8, [0] * 11]) == [0.0, -0.5, -1.0]
+
+
+def test_a_reward_of_ones_own_may_be_async():
+    (reward,) = bound({"name": "rewards_of_tests:ones_later"})
+    assert reward(["a", "b"]) == [1.0, 1.0]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([[1, 0.5], [0, 0.5]], [[1, 0.5], [0, 0.5]]),
+        ([[NAN, 0.5], [0, 0.5]], [[NAN, NAN], [0, 0.5]]),  # one that could not be judged is not a wrong one
+        ([[NAN, 0.5], [NAN, 0.1]], [[NAN, 0.5], [NAN, 0.1]]),  # a gold that nobody can read leaves the format
+        ([[1, NAN], [0, 0.5], [NAN, 1], [NAN, 1]], [[NAN, NAN], [0, 0.5], [NAN, 1], [NAN, 1]]),
+    ],
+)
+def test_no_verdict_is_no_reward_of_zero(before, after):
+    left = leave_out_unjudged(torch.tensor(before), num_generations=2)
+    assert torch.equal(left.nan_to_num(-9), torch.tensor(after).nan_to_num(-9))
 
 
 class State:

@@ -111,6 +111,22 @@ def test_grpo_leaves_model_metrics_and_every_completion(run):
     assert {"accuracy", "number_of_characters", "advantage"} <= set(tables[0].columns)
 
 
+def test_grpo_leaves_what_the_judge_saw(run):
+    run_dir = run(grpo, rewards=["accuracy", LETTERS], trainer=SHORT | ROLLOUTS)
+    row = metrics_of(run_dir)[0]
+    assert row["accuracy/no_answer_share"] == 1.0  # of a model with random weights
+    assert {"rewards/accuracy/seconds", "rewards/accuracy/none_share", "accuracy/budget_kills"} <= row.keys()
+    table = pd.read_parquet(run_dir / "completions" / "completions_00001.parquet")
+    assert set(table["accuracy_reason"]) <= {"there is no answer", "the thinking never ends"}
+    assert json.loads((run_dir / "gold_check.json").read_text())["verified_share"] == 1.0
+
+
+def test_golds_that_the_reward_does_not_accept_stop_grpo(run, tmp_path):
+    (tmp_path / "golds.jsonl").write_text(json.dumps({"prompt": "?", "solution": r"\frac{1}{"}) + "\n")
+    with pytest.raises(RecipeError, match=r"0.00% of the golds are accepted by the reward"):
+        run(grpo, rewards=["accuracy"], data=[{"path": "golds.jsonl"}], trainer=SHORT | ROLLOUTS)
+
+
 def test_reward_weights_come_from_the_recipe(run):
     run_dir = run(grpo, rewards=["accuracy", {**LETTERS, "weight": 0.5}], trainer=SHORT | ROLLOUTS)
     row = metrics_of(run_dir)[0]
@@ -169,6 +185,10 @@ def test_truncated_completions_stop_the_run(run):
         ({"max_dead_steps": 3}, [{"frac_reward_zero_std": 1.0}] * 3, True),
         ({"max_dead_steps": 3}, [{"frac_reward_zero_std": r} for r in (1.0, 1.0, 0.9, 1.0, 1.0)], False),
         ({"max_dead_steps": None}, [{"frac_reward_zero_std": 1.0}] * 99, False),
+        ({}, [{"accuracy/judge_failed_share": 0.2}] * 3, True),
+        ({}, [{"accuracy/judge_failed_share": share} for share in (0.2, 0.2, 0.0, 0.2)], False),
+        ({}, [{"accuracy/unparsed_gold_share": 1.0}] * 9, False),
+        ({"max_judge_failed_share": None}, [{"accuracy/judge_failed_share": 1.0}] * 9, False),
     ],
 )
 def test_guards(guards, logs, stops):

@@ -358,16 +358,21 @@ def _third_for_irrational(value: Float):
 @functools.lru_cache(maxsize=65536)
 def parsed(latex: str):
     """What math-verify makes of LaTeX, decimals as exact fractions; None if it cannot read it."""
-    found = parse(
-        f"\\boxed{{{latex}}}",
-        extraction_config=EXTRACTION,
-        fallback_mode="no_fallback",
-        extraction_mode="first_match",
-        parsing_timeout=NO_ALARM,
-    )
-    if not found or not isinstance(found[0], Basic | MatrixBase):
+    try:
+        found = parse(
+            f"\\boxed{{{latex}}}",
+            extraction_config=EXTRACTION,
+            fallback_mode="no_fallback",
+            extraction_mode="first_match",
+            parsing_timeout=NO_ALARM,
+        )
+        return _exact(found[0]) if found and isinstance(found[0], Basic | MatrixBase) else None
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # the power of a matrix that is not square, …
+        if _is_ours(error):
+            raise
         return None
-    return _exact(found[0])
 
 
 def _exact(expression):

@@ -4,6 +4,7 @@ None means that no verdict was possible (a gold that does not parse, a judge tha
 wrong. `REWARDS` lists what a recipe can name; it can also name `package.module:function`, one of TRL's own included.
 """
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -115,6 +116,8 @@ def _bind(reward: Reward, given: dict[str, Any], seed: int) -> RewardFunction:
             columns |= {"log_metric": log_metric, "log_extra": log_extra}
         started = time.monotonic()
         values = function(completions=completions, **parameters, **columns)
+        if inspect.iscoroutine(values):
+            values = asyncio.run(values)
         if log_metric is not None:
             log_metric(f"rewards/{name}/seconds", time.monotonic() - started)
             log_metric(f"rewards/{name}/none_share", values.count(None) / max(1, len(values)))
