@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from open_r1.judging import close_pools, shared_pool
-from open_r1.judging.shortcut import without_algebra
+from open_r1.judging.mathematics.shortcut import without_algebra
 from open_r1.recipe import Thinking
 from open_r1.rewards import accuracy_reward
 from open_r1.rewards.completion import answer_of

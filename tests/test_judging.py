@@ -11,15 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from latex_of_tests import ANSWERS
 
-import open_r1.judging
 from open_r1.judging import JudgePool, mathematics, shared_pool
-from open_r1.judging.literals import number
-from open_r1.judging.notation import spelled_plainly
-from open_r1.judging.shortcut import content_of, without_algebra
-from open_r1.judging.values import certainly_differ
+from open_r1.judging.mathematics import algebra
+from open_r1.judging.mathematics.judge import judge
+from open_r1.judging.mathematics.literals import number
+from open_r1.judging.mathematics.notation import spelled_plainly
+from open_r1.judging.mathematics.shortcut import content_of, without_algebra
+from open_r1.judging.mathematics.values import certainly_differ
 from open_r1.rewards import accuracy_reward
 
-POLICY = Path(open_r1.judging.__file__).with_name("README.md")
+POLICY = Path(mathematics.__file__).with_name("README.md")
 ROW = re.compile(r"^\| `(?P<gold>.*?)` \| `(?P<answer>.*?)` \| (?P<verdict>right|wrong|none) \|$", re.MULTILINE)
 SCORES = {"right": 1.0, "wrong": 0.0, "none": None}
 POLICY_ROWS = [(row["gold"], row["answer"], SCORES[row["verdict"]]) for row in ROW.finditer(POLICY.read_text("utf-8"))]
@@ -46,7 +47,7 @@ def test_every_row_of_the_policy_is_read():
 
 @pytest.mark.parametrize(("gold", "answer", "score"), POLICY_ROWS)
 def test_policy(gold, answer, score):
-    assert mathematics.judge(gold, answer).score == score
+    assert judge(gold, answer).score == score
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +119,13 @@ LITERALS = [
 @pytest.mark.parametrize("text", LITERALS)
 def test_the_short_cut_reads_numbers_as_math_verify_does(text):
     plain = spelled_plainly(text)
-    assert sympy.Rational(number(plain).value) == mathematics.parsed(plain)
+    assert sympy.Rational(number(plain).value) == algebra.parsed(plain)
 
 
 @pytest.mark.parametrize("gold", LITERALS)
 @pytest.mark.parametrize("answer", LITERALS)
 def test_the_short_cut_judges_numbers_as_algebra_does(gold, answer):
-    equal = mathematics.parsed(spelled_plainly(gold)) == mathematics.parsed(spelled_plainly(answer))
+    equal = algebra.parsed(spelled_plainly(gold)) == algebra.parsed(spelled_plainly(answer))
     assert without_algebra(gold, answer).score == float(equal)
 
 
@@ -195,7 +196,7 @@ FORMULAS = [
 def test_values_tell_apart_only_what_algebra_tells_apart(answer):
     for gold in FORMULAS:
         if certainly_differ(spelled_plainly(gold), spelled_plainly(answer)):
-            one, other = (mathematics.parsed(spelled_plainly(formula)) for formula in (gold, answer))
+            one, other = (algebra.parsed(spelled_plainly(formula)) for formula in (gold, answer))
             assert sympy.simplify(one - other) != 0, (gold, answer)
 
 

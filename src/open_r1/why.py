@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from open_r1.judging import shared_pool
-from open_r1.judging.shortcut import content_of, without_algebra
+from open_r1.judging.mathematics.shortcut import content_of, without_algebra
 from open_r1.launch import run_directory
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 from open_r1.stages import stage_recipe

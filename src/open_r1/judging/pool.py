@@ -34,7 +34,7 @@ Pair = tuple[str, str]
 
 DEFAULT_CPU_SECONDS = 2.0
 DEFAULT_MEMORY_BYTES = 2 << 30
-DEFAULT_JUDGE = "open_r1.judging.mathematics"
+DEFAULT_JUDGE = "open_r1.judging.mathematics.judge"
 MAX_SHARED_WORKERS = 8
 NUM_CACHED_PAIRS = 65536  # 16-byte digests and verdicts: about 20 MB when full
 # A fork of the judge costs some 10 ms, most of it pages that the child then writes to, and a pair costs 2 ms: shared by

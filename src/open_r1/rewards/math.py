@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from open_r1.judging import Verdict, shared_pool
-from open_r1.judging.shortcut import without_algebra
+from open_r1.judging.mathematics.shortcut import without_algebra
 from open_r1.recipe import Thinking
 from open_r1.rewards.completion import Answer, AnswerIn, Completion, answer_of, completion_text
 
@@ -39,8 +39,8 @@ def accuracy_reward(
     boxed. Whatever is compared costs at most `cpu_seconds` of CPU time, in a process of its own.
 
     Source: DeepSeek-R1 (Nature s41586-025-09422-z), rule-based accuracy rewards. What counts as the same is told, and
-    tested, in judging/README.md. `log_extra` and `log_metric` are TRL's: they put each answer and its verdict in the
-    completions table, and shares of None and of budget kills among the metrics.
+    tested, in judging/mathematics/README.md. `log_extra` and `log_metric` are TRL's: they put each answer and its
+    verdict in the completions table, and shares of None and of budget kills among the metrics.
     """
     judged, counts = judge_completions(completions, solution, thinking, answer_in, cpu_seconds)
     if log_extra is not None:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from open_r1.judging.literals import number
-from open_r1.judging.notation import spelled_plainly, split_outside_brackets
-from open_r1.judging.units import split_unit
+from open_r1.judging.mathematics.literals import number
+from open_r1.judging.mathematics.notation import spelled_plainly, split_outside_brackets
+from open_r1.judging.mathematics.units import split_unit
 
 MAX_SIGNS = 4  # \pm in one expression; each doubles what it stands for
 MAX_ITEMS = 256

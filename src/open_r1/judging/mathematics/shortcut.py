@@ -3,8 +3,8 @@
 import functools
 import re
 
-from open_r1.judging.literals import Number, is_unfinished_arithmetic, number, same_number
-from open_r1.judging.notation import MAX_NESTING, is_balanced, nesting, spelled_plainly
+from open_r1.judging.mathematics.literals import Number, is_unfinished_arithmetic, number, same_number
+from open_r1.judging.mathematics.notation import MAX_NESTING, is_balanced, nesting, spelled_plainly
 from open_r1.judging.verdict import Verdict
 
 MAX_CHARACTERS = 2000  # of a final answer; MATH's longest has 159

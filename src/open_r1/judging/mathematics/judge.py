@@ -1,27 +1,21 @@
 """Does an answer mean what the gold means? The policy stands in README.md beside this file; each of its rows is tested.
 
 Gold and answer are taken apart in the same way (reading); numbers agree by exact arithmetic (literals); expressions are
-parsed by math-verify, told apart by their values, and left to math-verify's verification where values cannot decide.
-Nothing here has a time limit: whoever calls it gives it a process with a budget (worker).
+parsed by math-verify, told apart by their values, and left to math-verify's verification where values cannot decide
+(algebra). Nothing here has a time limit: whoever calls it gives it a process with a budget (worker).
 """
 
 import functools
-import itertools
 import re
-import traceback
-from pathlib import Path
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Float, Integer, MatrixBase, Rational, Set, Tuple
+from sympy import Basic, Rational, Set
 from sympy.core.random import seed as seed_sympy
-from sympy.core.relational import Relational
-from sympy.logic.boolalg import Boolean
 
-from open_r1.judging.literals import Number, is_unfinished_arithmetic, number, rounds, same_number
-from open_r1.judging.notation import spelled_plainly
-from open_r1.judging.reading import (
+from open_r1.judging.mathematics.algebra import equal_values, is_ours, parsed, proportional, rounds_formula, verified
+from open_r1.judging.mathematics.literals import Number, is_unfinished_arithmetic, number, same_number
+from open_r1.judging.mathematics.notation import spelled_plainly
+from open_r1.judging.mathematics.reading import (
     Equation,
     Expression,
     Matrix,
@@ -35,25 +29,12 @@ from open_r1.judging.reading import (
     read,
     words_of,
 )
-from open_r1.judging.shortcut import content_of, problem_of, without_algebra
-from open_r1.judging.units import conversion
-from open_r1.judging.values import certainly_differ
+from open_r1.judging.mathematics.shortcut import content_of, problem_of, without_algebra
+from open_r1.judging.mathematics.units import conversion
 from open_r1.judging.verdict import UNPARSED_GOLD, Verdict
 
 MAX_WORDS = 12  # of a gold that is a text; more is a solution, not an answer
-EXTRACTION = [
-    LatexExtractionConfig(
-        boxed_match_priority=0,
-        normalization_config=NormalizationConfig(
-            basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="last", equations=False
-        ),
-    )
-]
-NO_ALARM = 0  # math-verify's own time-outs are wall-clock and need a main thread; here the process has a budget
 CHOICES = {*"abcdefgh", "or", "and"}  # words behind a choice that make it none
-DIGITS = 30
-MAX_DIGITS = 400  # with which sympy may compute a difference to find DIGITS of it
-AGREEMENT = Rational(1, 10**200)  # relative; 1/2004! and 1/2006! differ, and so do 10^{90}+1 and 10^{90}+2
 WARMING = [
     (r"x^2+3x-6", r"x^{2}-\frac{3x}{2}+6"),
     (r"\frac{\sqrt{3}}{3}", r"-2\sqrt[3]{5}+1"),
@@ -70,8 +51,6 @@ WARMING = [
     (r"a_1+a_{n}", r"A\times B\div 2"),
     (r"\begin{pmatrix} 1 \\ \sqrt{2} \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
 ]
-PROBES = [Rational(n, 997) for n in (1409, -733, 2861, 389, -1877, 4327)]  # where two formulas are compared
-MIN_PROBES = 3
 
 
 def judge(gold: str, answer: str) -> Verdict:
@@ -97,16 +76,10 @@ def judge(gold: str, answer: str) -> Verdict:
     except (MemoryError, RecursionError):
         raise
     except Exception as error:  # sympy raises whatever it likes on what nobody would write
-        if _is_ours(error):
+        if is_ours(error):
             raise  # the judge is broken, and nothing is known of the answer
         return Verdict(0.0, f"cannot be compared with the gold ({type(error).__name__})")
     return Verdict(1.0, "means the same") if equal else Verdict(0.0, "means something else")
-
-
-def _is_ours(error: BaseException) -> bool:
-    """True if an error was raised by this package, and not by a library that was given nonsense."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return Path(last.filename).parent == Path(__file__).parent
 
 
 def warm_up() -> None:
@@ -165,9 +138,9 @@ def _same(gold: Reading, answer: Reading) -> bool:
         case Matrix(), Matrix():
             return _same_matrix(gold, answer)
         case Matrix(), Expression(unit=""):
-            return _verified(gold.latex, answer.latex)
+            return verified(gold.latex, answer.latex)
         case Expression(unit=""), Matrix():
-            return _verified(gold.latex, answer.latex)
+            return verified(gold.latex, answer.latex)
         case Matrix(), Sequence(brackets="()"):
             return _same_items(_vector(gold), answer.items)
         case Sequence(brackets="()"), Matrix():
@@ -185,13 +158,13 @@ def _same(gold: Reading, answer: Reading) -> bool:
         case Expression(), Expression():
             return _same_quantity(gold, answer)
         case Relation(), Relation():
-            return _verified(gold.latex, answer.latex)
+            return verified(gold.latex, answer.latex)
         case Sequence() | Matrix(), _:
             return False
         case _, Sequence() | Matrix():
             return False
         case _:
-            return _verified(_latex_of(gold), _latex_of(answer))
+            return verified(_latex_of(gold), _latex_of(answer))
 
 
 def _latex_of(reading: Reading) -> str:
@@ -289,21 +262,13 @@ def _same_equation(gold: Equation, answer: Equation) -> bool:
         return False
     sides = [parsed(side) for side in (*gold.sides, *answer.sides)]
     if not all(isinstance(side, sympy.Expr) for side in sides):
-        return _verified("=".join(gold.sides), "=".join(answer.sides))
+        return verified("=".join(gold.sides), "=".join(answer.sides))
     gold_left, gold_right, left, right = sides
-    return _proportional(gold_left - gold_right, left - right)
+    return proportional(gold_left - gold_right, left - right)
 
 
 def _plain_name(name: str) -> str:
     return re.sub(r"\\text|[\s{}]", "", name)
-
-
-def _proportional(gold: sympy.Expr, answer: sympy.Expr) -> bool:
-    """True if one vanishes where the other does because it is a constant times the other."""
-    if gold.free_symbols != answer.free_symbols or not gold.free_symbols:
-        return False
-    ratio = sympy.cancel(sympy.together(gold / answer))
-    return bool(ratio.is_number and ratio.is_finite and not ratio.is_zero)
 
 
 def _same_quantity(gold: Expression, answer: Expression) -> bool:
@@ -322,118 +287,16 @@ def _same_quantity(gold: Expression, answer: Expression) -> bool:
     if factor != 1:
         one, other = parsed(gold.latex), parsed(answer.latex)
         scaled = Rational(factor.numerator, factor.denominator)
-        return (
-            isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr) and bool(_equal_values(one, other * scaled))
-        )
+        return isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr) and bool(equal_values(one, other * scaled))
     if gold_number or answer_number:
         written, formula = (gold_number, answer.latex) if gold_number else (answer_number, gold.latex)
-        if _rounds_formula(written, parsed(formula)):
+        if rounds_formula(written, parsed(formula)):
             return True
-    return _verified(gold.latex, answer.latex) or _letter_is_factor(gold, answer)
+    return verified(gold.latex, answer.latex) or _letter_is_factor(gold, answer)
 
 
 def _letter_is_factor(gold: Expression, answer: Expression) -> bool:
     """`2 m` for `2m`: a single letter behind a number may be meant as algebra."""
     if len(gold.unit) + len(answer.unit) != 1:
         return False
-    return _verified(f"{gold.latex} {gold.unit}", f"{answer.latex} {answer.unit}")
-
-
-def _rounds_formula(written: Number, formula) -> bool:
-    """True if `written` is a decimal with at least six right digits of a formula without a finite decimal, like pi."""
-    if written.decimals is None or not isinstance(formula, sympy.Expr) or formula.free_symbols or formula.is_rational:
-        return False
-    value = formula.evalf(DIGITS)
-    return bool(value.is_Float) and rounds(written, _third_for_irrational(value))
-
-
-def _third_for_irrational(value: Float):
-    """The value as a fraction that has, as an irrational number has, no finite decimal."""
-    from fractions import Fraction
-
-    exact = Fraction(int(sympy.floor(value * 3 * Integer(10) ** 30)), 3 * 10**30)
-    return exact if exact.denominator % 3 == 0 else exact + Fraction(1, 3 * 10**30)
-
-
-@functools.lru_cache(maxsize=65536)
-def parsed(latex: str):
-    """What math-verify makes of LaTeX, decimals as exact fractions; None if it cannot read it."""
-    try:
-        found = parse(
-            f"\\boxed{{{latex}}}",
-            extraction_config=EXTRACTION,
-            fallback_mode="no_fallback",
-            extraction_mode="first_match",
-            parsing_timeout=NO_ALARM,
-        )
-        return _exact(found[0]) if found and isinstance(found[0], Basic | MatrixBase) else None
-    except (MemoryError, RecursionError):
-        raise
-    except Exception as error:  # the power of a matrix that is not square, …
-        if _is_ours(error):
-            raise
-        return None
-
-
-def _exact(expression):
-    """Decimals as fractions; where math-verify finds i about, it leaves a symbol for it and calls no letter real."""
-    mended: dict[Basic, Basic] = {value: Rational(str(value)) for value in expression.atoms(Float)}
-    for symbol in expression.atoms(sympy.Symbol):
-        if not symbol.is_real:
-            mended[symbol] = sympy.I if symbol.name == "i" else sympy.Symbol(symbol.name, real=True)
-    return expression.xreplace(mended) if mended else expression
-
-
-def _verified(gold: str, answer: str) -> bool:
-    if certainly_differ(gold, answer):
-        return False
-    one, other = parsed(gold), parsed(answer)
-    if one is None or other is None:
-        return False
-    if one == other:
-        return True
-    if all(_has_values(side) for side in (one, other)):
-        equal = _equal_values(one, other)
-        if equal is not None:
-            return equal
-    return verify([one], [other], timeout_seconds=NO_ALARM)
-
-
-def _has_values(expression) -> bool:
-    return isinstance(expression, sympy.Expr) and not isinstance(expression, Set | Tuple | Relational | Boolean)
-
-
-def _equal_values(gold: sympy.Expr, answer: sympy.Expr) -> bool | None:
-    """Whether two formulas have the same values: themselves if there are no variables in them, else at PROBES.
-
-    None if too few of the probes lie where both have a real value (or a complex one, if either is about such).
-    """
-    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    if not symbols:
-        return _close(gold, answer, {})
-    is_complex = gold.has(sympy.I) or answer.has(sympy.I)
-    agreed = 0
-    for shift in range(len(PROBES)):
-        points = dict(zip(symbols, itertools.islice(itertools.cycle(PROBES), shift, None), strict=False))
-        if not is_complex and not all(side.evalf(DIGITS, subs=points).is_real for side in (gold, answer)):
-            continue
-        equal = _close(gold, answer, points)
-        if equal is False:
-            return False
-        agreed += equal is True
-    return True if agreed >= MIN_PROBES else None
-
-
-def _close(gold: sympy.Expr, answer: sympy.Expr, points: dict) -> bool | None:
-    """True if two values agree to AGREEMENT of the greater; None if either is no finite number."""
-    values = [side.evalf(DIGITS, subs=points) for side in (gold, answer)]
-    if not all(value.is_number and value.is_finite for value in values):
-        infinite = [value for value in values if value in (sympy.oo, -sympy.oo)]
-        return values[0] == values[1] if infinite and all(value.is_number for value in values) else None
-    largest = max(abs(value).evalf(DIGITS) for value in values)
-    if abs(values[0] - values[1]).evalf(DIGITS) > largest / 10 ** (DIGITS - 5):
-        return False
-    difference = gold - answer
-    if not points and difference.is_rational:
-        return bool(difference.doit() == 0)
-    return bool(abs(difference.evalf(DIGITS, subs=points, maxn=MAX_DIGITS)) <= AGREEMENT * largest)
+    return verified(f"{gold.latex} {gold.unit}", f"{answer.latex} {answer.unit}")
