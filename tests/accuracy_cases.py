@@ -1,7 +1,8 @@
 """A table of verdicts for the accuracy reward: gold answer, completion, what a fair teacher says of it.
 
 1.0: the completion's final answer is the gold answer; 0.0: it is not; None: the gold itself cannot be judged by. The
-table was written from the rules of judging alone, without sight of the code that judges.
+table was written from the rules of judging alone, without sight of the code that judges; but for the last kind, which
+holds what breaking that code did not disturb.
 """
 
 
@@ -781,94 +782,162 @@ CASES: dict[str, list[tuple[str, str, float | None]]] = {
         ("5", boxed("5") * 2000, 1.0),
         ("5", "so 5 + 0 = 5, " * 20000 + boxed("5"), 1.0),
     ],
+    "debatable, and decided": [
+        # TeX boxes the 1 alone, the writer means 12
+        ("12", r"\boxed 12", 1.0),
+        # what never closes holds what comes after it
+        ("5", r"x = \boxed{5 and so \boxed{5}", 0.0),
+        # the boxes say the same, once with the name
+        ("5", r"\boxed{5} so \boxed{x=5}", 1.0),
+        # the first box is talk, but the two boxes differ
+        ("5", r"I put it in \boxed{answer}: \boxed{5}", 0.0),
+        # only the box counts, though a wrong unit stands beside it
+        (r"5\text{ m}", boxed(r"5}\text{ cm"), 1.0),
+        # a sentence that clearly ends in one number
+        ("5", "<answer>The answer is 5.</answer>", 1.0),
+        # the last word is thinking that never ends
+        ("5", r"<think>a</think> \boxed{5} <think>again", 0.0),
+        # 500 deep is an attack
+        ("5", "\\boxed{" * 500 + "5" + "}" * 500, 0.0),
+        # such nesting is an attack
+        ("5", boxed("(" * 5000 + "5" + ")" * 5000), 0.0),
+        # the number is there, but the chain does not end in it
+        ("12", boxed("12=10+2"), 0.0),
+        # within one unit of the last place, but not what rounding gives
+        (r"\frac{1}{3}", boxed("0.333334"), 1.0),
+        # three dots do not say how it goes on; \overline does
+        (r"\frac{1}{3}", boxed(r"0.333\ldots"), 0.0),
+        # the gold is a rounding of it with six digits
+        ("0.333333", boxed(r"\frac{1}{3}"), 1.0),
+        # equal, if coy
+        ("1", boxed(r"0.\overline{9}"), 1.0),
+        # one unreduced fraction, so allowed; it is also a division left undone
+        ("12", boxed(r"\frac{36}{3}"), 1.0),
+        # a sign left undone
+        ("5", boxed("-(-5)"), 0.0),
+        # powers of ten, though not normalised
+        (".0000672", boxed(r"67.2 \times 10^{-6}"), 1.0),
+        # a calculator's way of writing it
+        ("1200", boxed("1.2e3"), 1.0),
+        # a plain space for the thousands
+        ("58,500", boxed("58 500"), 1.0),
+        # continental thousands; here the dot is a decimal point
+        ("58,500", boxed("58.500"), 0.0),
+        # not more than 1, so the sign may not be left out; a teacher might forgive it
+        (r"1\%", boxed("1"), 0.0),
+        # equal as numbers, a strange answer
+        ("50", boxed(r"5000\%"), 1.0),
+        # a whole number behind \sqrt is meant whole
+        (r"3\sqrt{13}", boxed(r"3\sqrt13"), 1.0),
+        # not LaTeX, and perfectly clear
+        (r"2\sqrt{3}", boxed("2*sqrt(3)"), 1.0),
+        # only integers, decimals and fractions must be given as they are
+        ("2i", boxed("(1+i)^2"), 1.0),
+        # the same angle, and the unit is said
+        (r"90^\circ", boxed(r"\frac{\pi}{2}\text{ radians}"), 1.0),
+        # the same angle, but the question wanted radians
+        (r"\frac{\pi}{4}", boxed(r"45^\circ"), 0.0),
+        # the same, with the angle in degrees
+        (r"\left( 3, \frac{\pi}{2} \right)", boxed(r"(3, 90^\circ)"), 0.0),
+        # without a space it is a product
+        ("5", boxed("5m"), 0.0),
+        # the same speed in another unit
+        (r"60\text{ mph}", boxed(r"1\text{ mile per minute}"), 1.0),
+        # the sign may be added to a bare number, not in place of dollars
+        (r"\$36", boxed(r"36\%"), 0.0),
+        # its value, but a bare answer is read in the gold's base
+        ("52_8", boxed("42"), 0.0),
+        # the same number, in a base that was not asked for
+        ("52_8", boxed("101010_2"), 0.0),
+        # the gold is in base ten; or its base was left out
+        ("1011", boxed("1011_2"), 0.0),
+        # the letter with its value
+        (r"\text{(C)}", boxed(r"\textbf{(C)}\ 12"), 1.0),
+        # an article changes nothing
+        (r"\text{ellipse}", boxed(r"\text{an ellipse}"), 1.0),
+        # right, with more in the box than was asked
+        (r"\text{Yes}", boxed(r"\text{Yes, because } x > 0"), 0.0),
+        # a list has commas
+        ("A, C", boxed("AC"), 0.0),
+        # a list in round brackets; the rule speaks of the other direction only
+        ("3, 5, 7", boxed("(3, 5, 7)"), 1.0),
+        # a bare list is no set: what is in it twice is there twice
+        ("3, 5, 7", boxed("3, 5, 5, 7"), 0.0),
+        # a point by its coordinates
+        ("(-2,1)", boxed("x=-2, y=1"), 1.0),
+        # a point, or an open interval, against a closed one
+        ("(-2,1)", boxed("[-2,1]"), 0.0),
+        # vector brackets for a point
+        ("(8,-2)", boxed(r"\langle 8,-2\rangle"), 1.0),
+        # the only solution, without the braces
+        (r"\{5\}", boxed("5"), 1.0),
+        # not the notation of the question
+        ("(3,4]", boxed("]3,4]"), 0.0),
+        # the same set
+        (r"(-\infty,0) \cup (0,\infty)", boxed(r"\mathbb{R} \setminus \{0\}"), 1.0),
+        # the same set
+        (r"(-\infty,0) \cup (0,\infty)", boxed(r"x \ne 0"), 1.0),
+        # the same set
+        (r"(2,\infty)", boxed(r"\{x : x > 2\}"), 1.0),
+        # an inequality is to be solved
+        ("x > 2", boxed("2x > 4"), 0.0),
+        # a row for a column: other shape, same vector
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", boxed(r"\begin{pmatrix} 1 & 2 \end{pmatrix}"), 0.0),
+        # the factor stands before the vector
+        (
+            r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}",
+            boxed(r"\frac{1}{3}\begin{pmatrix} -1 \\ 2 \\ 5 \end{pmatrix}"),
+            1.0,
+        ),
+        # that is the determinant
+        (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", boxed(r"\begin{vmatrix} 1 & 2 \\ 3 & 4 \end{vmatrix}"), 0.0),
+        # a left side alone is no equation
+        ("5x - 7y + 11z + 4 = 0", boxed("5x - 7y + 11z + 4"), 0.0),
+        # another name
+        ("y = 2x + 3", boxed("f(x) = 2x + 3"), 0.0),
+        # another name, as y=5 for x=5
+        ("f(x) = x^2+1", boxed("g(x) = x^2+1"), 0.0),
+        # another name
+        ("f(x) = x^2+1", boxed("f(t) = t^2+1"), 0.0),
+        # R and r may be two radii; case counts in mathematics
+        ("3R^2", boxed("3r^2"), 0.0),
+        # equal but for a hole at x=1
+        (r"\frac{x^2-1}{x-1}", boxed("x+1"), 1.0),
+        # equal for real x only
+        (r"\sqrt{x^2}", boxed("|x|"), 1.0),
+        # the same writing; no evaluation is needed
+        ("9^{9^{9^{9}}}", boxed("9^{9^{9^{9}}}"), 1.0),
+        # what follows the last of them is a clear answer
+        ("5", "</think>" * 1000 + boxed("5"), 1.0),
+        # a full-width digit
+        ("5", boxed("５"), 1.0),
+    ],
+    "what breaking the judge did not disturb at first": [
+        (r"\frac{1}{1024}", boxed("0.000976562"), 0.0),  # it has a finite decimal, with one more digit
+        (r"\frac{7}{2}", boxed(r"2\frac{3}{2}"), 0.0),  # a product
+        ("3:4", boxed("6:8"), 1.0),
+        ("3:4", boxed("4:3"), 0.0),
+        (r"\frac{3}{4}", boxed("3:4"), 1.0),
+        (r"5\text{ sheep pens}", boxed(r"5\text{ sheep pen}"), 1.0),
+        (r"\pm 1 \mp \sqrt{2}", boxed(r"1-\sqrt{2}, -1+\sqrt{2}"), 1.0),
+        (r"\pm 1 \mp \sqrt{2}", boxed(r"1-\sqrt{2}, -1+\sqrt{2}, 1+\sqrt{2}, -1-\sqrt{2}"), 0.0),
+        ("x = 3, -3", boxed("-3, 3"), 1.0),
+        ("x = 3, -3", boxed("y = 3, -3"), 0.0),
+        ("x = 1, y = 2", boxed("y = 2, x = 1"), 1.0),
+        ("x = 1, y = 2", boxed("x = 2, y = 1"), 0.0),
+        ("3.14", boxed(r"x \approx 3.14"), 1.0),
+        ("[1,2)", boxed("1, 2"), 0.0),
+        ("1, 1, 2", boxed("1, 2, 1"), 1.0),
+        ("1, 1, 2", boxed("1, 2, 2"), 0.0),
+        (r"(0,2) \cup (3,4)", boxed(r"(0,1] \cup (1,2) \cup (3,4)"), 1.0),
+        (r"5\text{ cm}", boxed(r"(2+3)\text{ cm}"), 0.0),
+        ("2m", boxed("2 m"), 1.0),
+        ("3m", boxed("2 m"), 0.0),
+        (r"\ln(x^2)", boxed(r"2\ln x"), 1.0),  # where both are real
+        (r"10^{40}+\sqrt{2}", boxed(r"10^{40}+\sqrt{3}"), 0.0),
+        (r"First \boxed{3}, but then \boxed{5}.", boxed("5"), 1.0),
+        (r"First \boxed{3}, but then \boxed{5}.", boxed("3"), 0.0),
+        ("36", "<answer>36}</answer>", 0.0),
+        (r"\text{Yes}", "<answer>{Yes</answer>", 0.0),
+    ],
 }
-
-# what a fair teacher could see either way: (gold, completion, verdict, reason)
-DEBATABLE: list[tuple[str, str, float | None, str]] = [
-    # where the answer stands
-    ("12", r"\boxed 12", 1.0, "TeX boxes the 1 alone, the writer means 12"),
-    ("5", r"x = \boxed{5 and so \boxed{5}", 1.0, "the outer box is never closed, the inner one is"),
-    ("5", r"\boxed{5} so \boxed{x=5}", 1.0, "the boxes say the same, once with the name"),
-    ("5", r"I put it in \boxed{answer}: \boxed{5}", 0.0, "the first box is talk, but the two boxes differ"),
-    (r"5\text{ m}", r"\boxed{5}\text{ cm}", 1.0, "only the box counts, though a wrong unit stands beside it"),
-    ("5", "<answer>The answer is 5.</answer>", 1.0, "a sentence that clearly ends in one number"),
-    ("5", r"<think>a</think> \boxed{5} <think>again", 1.0, "the answer stands; a second thinking never ends"),
-    ("5", "\\boxed{" * 500 + "5" + "}" * 500, 1.0, "a box in a box is the same answer, 500 deep is an attack"),
-    ("5", boxed("(" * 5000 + "5" + ")" * 5000), 1.0, "equal, but such nesting is an attack; 0 would be fair too"),
-    # numbers
-    ("12", boxed("12=10+2"), 0.0, "the number is there, but the chain does not end in it"),
-    (r"\frac{1}{3}", boxed("0.333334"), 1.0, "within one unit of the last place, but not what rounding gives"),
-    (r"\frac{1}{3}", boxed(r"0.333\ldots"), 1.0, "a teacher reads the period, a parser may not"),
-    ("0.333333", boxed(r"\frac{1}{3}"), 0.0, "the gold has a finite decimal, yet is surely a rounding itself"),
-    ("1", boxed(r"0.\overline{9}"), 1.0, "equal, if coy"),
-    ("12", boxed(r"\frac{36}{3}"), 1.0, "one unreduced fraction, so allowed; it is also a division left undone"),
-    ("5", boxed("-(-5)"), 0.0, "a sign left undone"),
-    (".0000672", boxed(r"67.2 \times 10^{-6}"), 1.0, "powers of ten, though not normalised"),
-    ("1200", boxed("1.2e3"), 1.0, "a calculator's way of writing it"),
-    ("58,500", boxed("58 500"), 1.0, "a plain space for the thousands"),
-    ("58,500", boxed("58.500"), 0.0, "continental thousands; here the dot is a decimal point"),
-    (r"1\%", boxed("1"), 0.0, "not more than 1, so the sign may not be left out; a teacher might forgive it"),
-    ("50", boxed(r"5000\%"), 1.0, "equal as numbers, a strange answer"),
-    (r"3\sqrt{13}", boxed(r"3\sqrt13"), 0.0, "TeX reads 3 times the root of 1, then 3; the writer may mean 13"),
-    (r"2\sqrt{3}", boxed("2*sqrt(3)"), 1.0, "not LaTeX, and perfectly clear"),
-    ("2i", boxed("(1+i)^2"), 0.0, "is a complex number a plain number? the work is left undone"),
-    # units, angles, bases
-    (r"90^\circ", boxed(r"\frac{\pi}{2}\text{ radians}"), 1.0, "the same angle, and the unit is said"),
-    (r"\frac{\pi}{4}", boxed(r"45^\circ"), 0.0, "the same angle, but the question wanted radians"),
-    (r"\left( 3, \frac{\pi}{2} \right)", boxed(r"(3, 90^\circ)"), 0.0, "the same, with the angle in degrees"),
-    ("5", boxed("5m"), 1.0, "a unit without \\text, or a variable?"),
-    (r"60\text{ mph}", boxed(r"1\text{ mile per minute}"), 1.0, "the same speed in another unit"),
-    (r"\$36", boxed(r"36\%"), 0.0, "the sign may be added to a bare number, not in place of dollars"),
-    ("52_8", boxed("42"), 0.0, "its value, but a bare answer is read in the gold's base"),
-    ("52_8", boxed("101010_2"), 0.0, "the same number, in a base that was not asked for"),
-    ("1011", boxed("1011_2"), 0.0, "the gold is in base ten; or its base was left out"),
-    # text
-    (r"\text{(C)}", boxed(r"\textbf{(C)}\ 12"), 1.0, "the letter with its value"),
-    (r"\text{ellipse}", boxed(r"\text{an ellipse}"), 1.0, "an article changes nothing"),
-    (r"\text{Yes}", boxed(r"\text{Yes, because } x > 0"), 0.0, "right, with more in the box than was asked"),
-    ("A, C", boxed("AC"), 1.0, "letters run together"),
-    # lists, tuples, sets
-    ("3, 5, 7", boxed("(3, 5, 7)"), 1.0, "a list in round brackets; the rule speaks of the other direction only"),
-    ("3, 5, 7", boxed("3, 5, 5, 7"), 1.0, "one element twice: the same set"),
-    ("(-2,1)", boxed("x=-2, y=1"), 1.0, "a point by its coordinates"),
-    ("(-2,1)", boxed("[-2,1]"), 0.0, "a point, or an open interval, against a closed one"),
-    ("(8,-2)", boxed(r"\langle 8,-2\rangle"), 1.0, "vector brackets for a point"),
-    (r"\{5\}", boxed("5"), 1.0, "the only solution, without the braces"),
-    # intervals
-    ("(3,4]", boxed("]3,4]"), 1.0, "the French way of writing it"),
-    (r"(-\infty,0) \cup (0,\infty)", boxed(r"\mathbb{R} \setminus \{0\}"), 1.0, "the same set"),
-    (r"(-\infty,0) \cup (0,\infty)", boxed(r"x \ne 0"), 1.0, "the same set"),
-    (r"(2,\infty)", boxed(r"\{x : x > 2\}"), 1.0, "the same set"),
-    ("x > 2", boxed("2x > 4"), 1.0, "the same set, not solved; equations may be scaled"),
-    # matrices and vectors
-    (
-        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
-        boxed(r"\begin{pmatrix} 1 & 2 \end{pmatrix}"),
-        0.0,
-        "a row for a column: other shape, same vector",
-    ),
-    (
-        r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}",
-        boxed(r"\frac{1}{3}\begin{pmatrix} -1 \\ 2 \\ 5 \end{pmatrix}"),
-        1.0,
-        "the factor stands before the vector",
-    ),
-    (
-        r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
-        boxed(r"\begin{vmatrix} 1 & 2 \\ 3 & 4 \end{vmatrix}"),
-        0.0,
-        "that is the determinant",
-    ),
-    # equations, functions, expressions
-    ("5x - 7y + 11z + 4 = 0", boxed("5x - 7y + 11z + 4"), 0.0, "a left side alone is no equation"),
-    ("y = 2x + 3", boxed("f(x) = 2x + 3"), 1.0, "the same line as a function"),
-    ("f(x) = x^2+1", boxed("g(x) = x^2+1"), 0.0, "another name, as y=5 for x=5"),
-    ("f(x) = x^2+1", boxed("f(t) = t^2+1"), 1.0, "the same function, the argument renamed"),
-    ("3R^2", boxed("3r^2"), 0.0, "R and r may be two radii; case counts in mathematics"),
-    (r"\frac{x^2-1}{x-1}", boxed("x+1"), 1.0, "equal but for a hole at x=1"),
-    (r"\sqrt{x^2}", boxed("|x|"), 1.0, "equal for real x only"),
-    # hostile
-    ("9^{9^{9^{9}}}", boxed("9^{9^{9^{9}}}"), 1.0, "the same writing; no evaluation is needed"),
-    ("5", "</think>" * 1000 + boxed("5"), 1.0, "what follows the last of them is a clear answer"),
-    ("5", boxed("５"), 1.0, "a full-width digit"),
-]

@@ -11,6 +11,7 @@ import yaml
 from open_r1.check import all_recipes, check_recipe
 from open_r1.recipe import RecipeError, dump_recipe, load_recipe
 from open_r1.rewards import REWARDS
+from open_r1.rewards.language import SCRIPTS
 
 TINY = Path(__file__).parents[1] / "recipes" / "tiny-r1"
 PREFILLING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
@@ -115,6 +116,34 @@ WRONG = {
     "reward of a module that is not there": (
         grpo(rewards=["nowhere.rewards:mine"]),
         "rewards.0.name: reward 'nowhere.rewards:mine' cannot be imported (No module named 'nowhere')",
+    ),
+    "value of another type than the reward's parameter": (
+        grpo(rewards=[{"name": "repetition_penalty", "ngram_size": "3"}]),
+        "rewards.0.ngram_size: '3' is text to YAML, not a number; write 3",
+    ),
+    "value that the reward's parameter cannot have": (
+        grpo(rewards=[{"name": "accuracy", "answer_in": "boxd"}]),
+        "rewards.0.answer_in: unknown answer_in 'boxd' (known: both, boxed, answer); did you mean boxed?",
+    ),
+    "value that the reward refuses": (
+        grpo(rewards=[{"name": "language_consistency", "target_language": "xx"}]),
+        "rewards.0: language_consistency: target_language is 'xx'; give one of " + ", ".join(SCRIPTS),
+    ),
+    "factory without what it needs": (
+        grpo(rewards=[{"name": "trl.rewards:get_soft_overlong_punishment", "max_completion_len": 8}]),
+        "rewards.0.name: trl.rewards:get_soft_overlong_punishment cannot be made with these parameters "
+        "(get_soft_overlong_punishment() missing 1 required positional argument: 'soft_punish_cache')",
+    ),
+    "length over groups in pieces": (
+        grpo(
+            rewards=["length"], trainer={**grpo()["trainer"], "num_generations": 16}, hardware={"processes_per_node": 2}
+        ),
+        "rewards.0: length compares the completions of one prompt, but 8 completions a process cut groups of 16 in "
+        "pieces; choose trainer.per_device_train_batch_size x steps_per_generation as a multiple of num_generations",
+    ),
+    "thinking that opens as it closes": (
+        grpo(thinking={"open": "</think>"}),
+        "thinking: open '</think>', close '</think>': none may be empty or part of the other",
     ),
     "batch not divisible into groups": (
         trainer(num_generations=3),

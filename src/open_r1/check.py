@@ -24,9 +24,10 @@ from open_r1.recipe import (
     Reward,
     is_path,
     load_recipe,
+    value_problem,
 )
 from open_r1.recipe.trainer_fields import trainer_value
-from open_r1.rewards import REWARDS, build_rewards, columns_of_reward, settable_parameters
+from open_r1.rewards import REWARDS, build_rewards, columns_of_reward, settable_parameters, types_of_parameters
 from open_r1.rewards.completion import prefill_problems
 from open_r1.stages import stage_recipe
 from open_r1.wording import closest
@@ -135,14 +136,25 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
             for name in unknown:
                 mend = closest(name, [*known, "weight", "shuffled"])
                 yield f"{key}.{name}: unknown parameter of reward {reward.name}{mend}"
-            if unknown:
+            types = types_of_parameters(reward.name)
+            wrong = [
+                line
+                for name, value in reward.parameters.items()
+                if name in types and (line := value_problem(f"{key}.{name}", value, types[name]))
+            ]
+            yield from wrong
+            if unknown or wrong:
                 continue
             columns = columns_of_reward(reward)
             yield from _column_problems(recipe, key, reward.name, columns)
-            if reward.name in REWARDS:
-                _try_on_nothing(recipe, reward, columns)
         except RecipeError as error:
             yield f"{key}.name: {error}"
+            continue
+        if reward.name in REWARDS:
+            try:
+                _try_on_nothing(recipe, reward, columns)
+            except RecipeError as error:
+                yield f"{key}: {error}"
     template = _chat_template(recipe)
     if template:
         yield from prefill_problems(_render(template), recipe.rewards, recipe.thinking)

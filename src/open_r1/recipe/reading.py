@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from open_r1.recipe.sections import Model, Recipe, RecipeError, Section, is_path
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_problems
@@ -149,12 +149,24 @@ def _line(file: Path, error: Mapping[str, Any]) -> str:
     if error["type"] == "literal_error":
         expected = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
         mend = closest(str(value), expected.split(", "))
-        return f"{file}: {key}: unknown {location[-1]} {value!r} (known: {expected}){mend}"
+        return f"{file}: {key}: unknown {location[-1].rpartition('.')[2]} {value!r} (known: {expected}){mend}"
     if error["type"] == "missing":
         return f"{file}: {key}: missing; it has no default"
     if isinstance(value, str) and NUMBER.fullmatch(value):
         return f"{file}: {key}: {value!r} is text to YAML, not a number; write {number_for_yaml(value)}"
+    if error["type"] == "value_error":
+        return f"{file}: {key}: {error['ctx']['error']}"
     return f"{file}: {key}: {value!r} is wrong: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def value_problem(key: str, value: Any, expected: Any) -> str | None:
+    """The line `key: what is wrong; mend` for a value that is not of the type `expected`; None if it is."""
+    try:
+        TypeAdapter(expected).validate_python(value, strict=True)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        return _line(Path(), {**first, "loc": (key,), "input": value}).partition(": ")[2]
+    return None
 
 
 def _section_at(location: Sequence[str]) -> type[Section] | None:

@@ -91,7 +91,7 @@ class Thinking(Section):
     @model_validator(mode="after")
     def _markers_differ(self) -> "Thinking":
         if not self.open or not self.close or self.open in self.close or self.close in self.open:
-            raise ValueError(f"open {self.open!r} and close {self.close!r}: none may be empty or part of the other")
+            raise ValueError(f"open {self.open!r}, close {self.close!r}: none may be empty or part of the other")
         return self
 
 

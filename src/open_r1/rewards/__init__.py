@@ -10,6 +10,7 @@ import importlib
 import inspect
 import random
 import time
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,6 +94,11 @@ def settable_parameters(name: str) -> list[str]:
     ]
 
 
+def types_of_parameters(name: str) -> dict[str, Any]:
+    """The annotated types of a named reward's parameters; those that say nothing are left out."""
+    return typing.get_type_hints(_named(name))
+
+
 def build_rewards(
     rewards: Sequence[Reward], thinking: Thinking, seed: int, max_completion_tokens: int
 ) -> list[RewardFunction]:
@@ -162,4 +168,5 @@ __all__ = [
     "reward_columns",
     "reward_function",
     "settable_parameters",
+    "types_of_parameters",
 ]

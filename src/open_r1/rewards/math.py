@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from open_r1.judging import Verdict, shared_pool
 from open_r1.judging.mathematics.shortcut import without_algebra
-from open_r1.recipe import Thinking
+from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards.completion import Answer, AnswerIn, Completion, answer_of, completion_text
 
 DEFAULT_CPU_SECONDS = 2.0
@@ -40,8 +40,11 @@ def accuracy_reward(
 
     Source: DeepSeek-R1 (Nature s41586-025-09422-z), rule-based accuracy rewards. What counts as the same is told, and
     tested, in judging/mathematics/README.md. `log_extra` and `log_metric` are TRL's: they put each answer and its
-    verdict in the completions table, and shares of None and of budget kills among the metrics.
+    verdict in the completions table, and shares of None and of budget kills among the metrics. Raises RecipeError if
+    `cpu_seconds` is not positive.
     """
+    if cpu_seconds <= 0:
+        raise RecipeError(f"accuracy: cpu_seconds is {cpu_seconds}; give more than 0")
     judged, counts = judge_completions(completions, solution, thinking, answer_in, cpu_seconds)
     if log_extra is not None:
         log_extra("accuracy_answer", [" | ".join(one.answer.texts)[:MAX_SHOWN] for one in judged])

@@ -271,7 +271,17 @@ def _plain_name(name: str) -> str:
     return re.sub(r"\\text|[\s{}]", "", name)
 
 
+def _in_degrees(quantity: Expression) -> Expression:
+    """An angle in radians, in degrees: the one conversion that is no fraction."""
+    if quantity.unit.lower() not in ("rad", "rads", "radian", "radians"):
+        return quantity
+    return Expression(rf"\frac{{180}}{{\pi}} \cdot ({quantity.latex})", "degree")
+
+
 def _same_quantity(gold: Expression, answer: Expression) -> bool:
+    if gold.unit and answer.unit and (_in_degrees(gold), _in_degrees(answer)) != (gold, answer):
+        gold, answer = _in_degrees(gold), _in_degrees(answer)
+        return conversion(gold.unit, answer.unit) == 1 and verified(gold.latex, answer.latex)
     factor = conversion(gold.unit, answer.unit)
     if factor is None:
         return False

@@ -64,7 +64,6 @@ _SPELLINGS = [
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\(?:infin|infty)(?![A-Za-z])|(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
-        (r"\+\s*\\infty", r"\\infty"),
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
         (r"\\(?:lbrace|\{)", r"\\{"),
         (r"\\(?:rbrace|\})", r"\\}"),

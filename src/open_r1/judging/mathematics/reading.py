@@ -133,14 +133,9 @@ def _with_thousands_joined(plain: str) -> str:
     return "".join([*parts, plain[end:]])
 
 
-def _list(parts: list[str]) -> Reading:
-    r"""A bare list. `x = 3, -3` names all of it; `x = 3, x = -3` names each; `x = 1, y = 2` are two equations."""
-    items = list(itertools.chain.from_iterable(_signs_written_out(part) for part in parts[:MAX_ITEMS]))
-    sides = [split_outside_brackets(item, _EQUALS) for item in items]
-    names = {side[0] if len(side) == 2 else "" for side in sides}
-    shared = sides[0][0] if len(sides[0]) == 2 and is_name(sides[0][0]) else None
-    if shared and (names == {shared} or all(len(side) == 1 for side in sides[1:])):
-        return Sequence("", tuple(read(side[-1]) for side in sides))
+def _list(parts: list[str]) -> Sequence:
+    """A bare list, with both values of every `\\pm` in it."""
+    items = itertools.chain.from_iterable(_signs_written_out(part) for part in parts[:MAX_ITEMS])
     return Sequence("", tuple(_one(item) for item in items))
 
 
