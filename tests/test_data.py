@@ -45,6 +45,29 @@ def test_columns_are_mapped_and_the_rest_is_left_out(load, tmp_path):
     assert load("grpo", [source], ["solution"]).to_list() == [{"prompt": QUESTION, "solution": "2"}]
 
 
+def test_a_column_that_another_is_mapped_to_gives_way(load, tmp_path):
+    row = {"problem": "1+1=?", "solution": "One and one are two.", "answer": "2"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    source = {"path": "rows.jsonl", "columns": {"prompt": "problem", "solution": "answer"}}
+    assert load("grpo", [source], ["solution"]).to_list() == [{"prompt": QUESTION, "solution": "2"}]
+
+
+def test_columns_may_change_places(load, tmp_path):
+    row = {"prompt": "2", "solution": "1+1=?"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    source = {"path": "rows.jsonl", "columns": {"prompt": "solution", "solution": "prompt"}}
+    assert load("grpo", [source], ["solution"]).to_list() == [{"prompt": QUESTION, "solution": "2"}]
+
+
+def test_a_data_set_that_cannot_be_loaded_is_one_line(load, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1=?"}\n{"prompt": [')
+    with pytest.raises(RecipeError, match=r"recipe.yaml: data.0.path: rows.jsonl cannot be loaded \(") as error:
+        load("grpo", [{"path": "rows.jsonl"}])
+    assert "\n" not in str(error.value)
+    with pytest.raises(RecipeError, match=r"recipe.yaml: data.0.name: nobody/nothing cannot be loaded \("):
+        load("grpo", [{"name": "nobody/nothing"}])
+
+
 def test_column_that_nothing_gives_is_told_with_the_file_and_the_key(load, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "1+1=?"}) + "\n")
     with pytest.raises(RecipeError, match=r"recipe.yaml: data.0.columns: nothing gives solution; add"):

@@ -71,12 +71,20 @@ def _load_source(recipe: Recipe, index: int, source: DataSource, wanted: list[st
 
     if source.procedural:
         dataset = Dataset.from_list(list(_procedural_rows(source.procedural, recipe.seed)))
-    elif source.path:
-        file = recipe.path(source.path)
-        dataset = load_dataset(FILE_FORMATS[file.suffix], data_files=str(file), split="train")
     else:
-        dataset = load_dataset(source.name, source.config, split=source.split, revision=source.revision)
-    dataset = dataset.rename_columns({theirs: ours for ours, theirs in source.columns.items() if ours != theirs})
+        try:
+            if source.path:
+                file = recipe.path(source.path)
+                dataset = load_dataset(FILE_FORMATS[file.suffix], data_files=str(file), split="train")
+            else:
+                dataset = load_dataset(source.name, source.config, split=source.split, revision=source.revision)
+        except Exception as error:  # the library raises whatever its readers and the Hub's client do
+            key, value = ("path", source.path) if source.path else ("name", source.name)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RecipeError(f"{recipe.source}: data.{index}.{key}: {value} cannot be loaded ({reason})") from error
+    meant = {theirs: ours for ours, theirs in source.columns.items() if ours != theirs}
+    hidden = [ours for ours in meant.values() if ours in dataset.column_names and ours not in meant]
+    dataset = dataset.remove_columns(hidden).rename_columns(meant)  # their `solution` is not the one that is meant
     if source.fraction < 1:
         dataset = dataset.shuffle(seed=recipe.seed).select(range(max(1, round(source.fraction * len(dataset)))))
     if "messages" in dataset.column_names and "completion" in wanted:
