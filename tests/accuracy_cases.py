@@ -921,6 +921,8 @@ CASES: dict[str, list[tuple[str, str, float | None]]] = {
         (r"5\text{ sheep pens}", boxed(r"5\text{ sheep pen}"), 1.0),
         (r"\pm 1 \mp \sqrt{2}", boxed(r"1-\sqrt{2}, -1+\sqrt{2}"), 1.0),
         (r"\pm 1 \mp \sqrt{2}", boxed(r"1-\sqrt{2}, -1+\sqrt{2}, 1+\sqrt{2}, -1-\sqrt{2}"), 0.0),
+        (r"2x", boxed(r"\frac{dy}{dx} = 2x"), 1.0),
+        (r"\ln 2", boxed(r"\log_e 2"), 1.0),
         ("x = 3, -3", boxed("-3, 3"), 1.0),
         ("x = 3, -3", boxed("y = 3, -3"), 0.0),
         ("x = 1, y = 2", boxed("y = 2, x = 1"), 1.0),

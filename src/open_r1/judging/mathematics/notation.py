@@ -63,6 +63,7 @@ _SPELLINGS = [
         (r"\\neq(?![A-Za-z])|!=", r"\\ne "),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
         (r"\\(?:infin|infty)(?![A-Za-z])|(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
         (r"\\(?:lbrace|\{)", r"\\{"),

@@ -325,8 +325,8 @@ def is_name(text: str) -> bool:
     text = _SUBSCRIPT.sub("", text.strip())
     if not text or len(text) > 40 or any(sign.isdigit() for sign in text) or not _NAME_SIGNS.fullmatch(text):
         return bool(text.startswith(r"\text") and "}" in text and not any(sign.isdigit() for sign in text))
-    bare = text.replace(r"\infty", "").replace(r"\pi", "").replace(r"\sqrt", "").replace(r"\frac", "")
-    return bare == text and any(sign.isalpha() for sign in text)
+    computed = any(command in text for command in (r"\infty", r"\pi", r"\sqrt"))
+    return not computed and any(sign.isalpha() for sign in text)
 
 
 _CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-H]\)?\s*\.?\s*\}")
