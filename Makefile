@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= eval,code,zh,dev
+EXTRAS ?= eval,code,dev
 TINY := recipes/tiny-r1
 
 # $(call need_recipe,step) stops with one line if no recipe was named.
