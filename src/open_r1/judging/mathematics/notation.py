@@ -8,38 +8,17 @@ from collections.abc import Iterator
 
 MAX_NESTING = 64  # brackets within brackets; a deeper answer is not one that a person would write
 
-UNICODE = {
-    **dict(zip("−–—﹣－", "-----", strict=True)),
-    **dict(
-        zip(
-            "×·⋅÷π√∞°",
-            (r"\times ", r"\cdot ", r"\cdot ", r"\div ", r"\pi ", r"\sqrt ", r"\infty ", r"^\circ "),
-            strict=True,
-        )
-    ),
-    **dict(zip("≤⩽≥⩾≠≈±∓", (r"\le ", r"\le ", r"\ge ", r"\ge ", r"\ne ", r"\approx ", r"\pm ", r"\mp "), strict=True)),
-    **dict(
-        zip(
-            "∪∩∈∅ℝθαβ",
-            (r"\cup ", r"\cap ", r"\in ", r"\emptyset ", r"\mathbb{R}", r"\theta ", r"\alpha ", r"\beta "),
-            strict=True,
-        )
-    ),
-    **{sign: f"^{{{value}}}" for value, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    **{sign: f"_{{{value}}}" for value, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")},
-    **dict(
-        zip(
-            "½⅓⅔¼¾⅛",
-            (r"\frac{1}{2}", r"\frac{1}{3}", r"\frac{2}{3}", r"\frac{1}{4}", r"\frac{3}{4}", r"\frac{1}{8}"),
-            strict=True,
-        )
-    ),
-    **dict(zip("，；：（）＝％“”‘’", ",;:()=%\"\"''", strict=True)),
-    "\u00a0": " ",
-    "\u2009": " ",
-    "\u202f": " ",
-}
-_UNICODE = str.maketrans(UNICODE)
+COMMANDS = r"""
+    × \times   · \cdot   ⋅ \cdot   ÷ \div   √ \sqrt   ± \pm   ∓ \mp   ∞ \infty   π \pi   θ \theta   α \alpha   β \beta
+    ≤ \le   ⩽ \le   ≥ \ge   ⩾ \ge   ≠ \ne   ≈ \approx   ∪ \cup   ∩ \cap   ∈ \in   ∅ \emptyset   ℝ \mathbb{R}   ° ^\circ
+    ½ \frac{1}{2}   ⅓ \frac{1}{3}   ⅔ \frac{2}{3}   ¼ \frac{1}{4}   ¾ \frac{3}{4}   ⅛ \frac{1}{8}
+""".split()
+_UNICODE = str.maketrans(
+    {sign: f"{command} " for sign, command in zip(COMMANDS[::2], COMMANDS[1::2], strict=True)}
+    | {sign: f"^{{{value}}}" for value, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+    | {sign: f"_{{{value}}}" for value, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")}
+    | dict(zip("−–—﹣－，；：（）＝％“”‘’\u00a0\u2009\u202f", "-----,;:()=%\"\"''   ", strict=True))
+)
 _SPELLINGS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from open_r1.judging.mathematics.literals import number
-from open_r1.judging.mathematics.notation import spelled_plainly, split_outside_brackets
+from open_r1.judging.mathematics.notation import split_outside_brackets
 from open_r1.judging.mathematics.units import split_unit
 
 MAX_SIGNS = 4  # \pm in one expression; each doubles what it stands for
@@ -102,7 +102,6 @@ _WORD = re.compile(r"[A-Za-zÀ-ɏ\u0370-\u03ff\u0400-\u04ff\u3040-\u30ff\u4e00-\
 _COMMANDS = re.compile(r"\\[A-Za-z]+")
 _NAME_SIGNS = re.compile(r"[A-Za-z\\(){}|,'_ \d\[\]]+")
 _SUBSCRIPT = re.compile(r"_\s*(?:\{[^{}]*\}|\w)")
-_INFINITE = re.compile(r"-?\\infty")
 _REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _BRACKET_OF = {"<": "()", r"\le": "[]", ">": "()", r"\ge": "[]"}
@@ -380,8 +379,3 @@ def expressions(reading: Reading) -> Iterator[str]:
             for row in reading.rows:
                 for cell in row:
                     yield from expressions(cell)
-
-
-def read_answer(text: str) -> Reading:
-    """The structure of an answer as somebody wrote it."""
-    return read(spelled_plainly(text))
