@@ -12,9 +12,9 @@ COMMANDS = r"""
     × \times   · \cdot   ⋅ \cdot   ÷ \div   √ \sqrt   ± \pm   ∓ \mp   ∞ \infty   π \pi   θ \theta   α \alpha   β \beta
     ≤ \le   ⩽ \le   ≥ \ge   ⩾ \ge   ≠ \ne   ≈ \approx   ∪ \cup   ∩ \cap   ∈ \in   ∅ \emptyset   ℝ \mathbb{R}   ° ^\circ
     ½ \frac{1}{2}   ⅓ \frac{1}{3}   ⅔ \frac{2}{3}   ¼ \frac{1}{4}   ¾ \frac{3}{4}   ⅛ \frac{1}{8}
-""".split()
+"""
 _UNICODE = str.maketrans(
-    {sign: f"{command} " for sign, command in zip(COMMANDS[::2], COMMANDS[1::2], strict=True)}
+    {sign: f"{command} " for sign, command in zip(COMMANDS.split()[::2], COMMANDS.split()[1::2], strict=True)}
     | {sign: f"^{{{value}}}" for value, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
     | {sign: f"_{{{value}}}" for value, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")}
     | dict(zip("−–—﹣－，；：（）＝％“”‘’\u00a0\u2009\u202f", "-----,;:()=%\"\"''   ", strict=True))
