@@ -1,6 +1,7 @@
 """Verdicts: the policy as it is written down, and a table of cases that was made without sight of the code."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -72,6 +73,14 @@ def test_ten_bombs_harm_no_other_answer():
     scores = accuracy_reward([completion for _, completion in batch], [gold for gold, _ in batch], cpu_seconds=0.5)
     assert [scores.pop(index * 24) for index in range(len(BOMBS))] == [0.0] * len(BOMBS)
     assert scores == alone
+
+
+def test_threads_judge_as_the_main_thread_does():
+    rows = [(gold, completion) for kind, gold, completion, _ in TABLE if kind in ("intervals", "expressions", "units")]
+    golds, completions = [gold for gold, _ in rows], [completion for _, completion in rows]
+    with ThreadPoolExecutor(3) as threads:
+        scores = list(threads.map(lambda _: accuracy_reward(completions, golds, cpu_seconds=3.0), range(3)))
+    assert scores == [accuracy_reward(completions, golds)] * 3
 
 
 def test_what_is_over_its_budget_is_counted():
