@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from open_r1.rewards.completion import THINK_CLOSE, THINK_OPEN
+from open_r1.recipe import Thinking
+
+THINKING = Thinking()
 
 
 def style_of(completion: str) -> str:
     """By the first worked line: no line is direct, one addition in it is steps, more are pairs."""
-    thinking = completion.partition(THINK_CLOSE)[0].replace(THINK_OPEN, "").strip()
+    thinking = completion.partition(THINKING.close)[0].replace(THINKING.open, "").strip()
     if not thinking:
         return "direct"
     return "steps" if thinking.splitlines()[0].count("+") == 1 else "pairs"
