@@ -13,6 +13,7 @@ from open_r1.distill import Trace, distill, judge, keep_within_limits
 from open_r1.generation import Completion
 from open_r1.grpo import grpo
 from open_r1.recipe import Distill, Guards, RecipeError, load_recipe
+from open_r1.rewards import REWARDS
 from open_r1.run_record import weights_sha256
 from open_r1.sft import sft
 from open_r1.step_process import RunStopped
@@ -125,6 +126,14 @@ def test_golds_that_the_reward_does_not_accept_stop_grpo(run, tmp_path):
     (tmp_path / "golds.jsonl").write_text(json.dumps({"prompt": "?", "solution": r"\frac{1}{"}) + "\n")
     with pytest.raises(RecipeError, match=r"0.00% of the golds are accepted by the reward"):
         run(grpo, rewards=["accuracy"], data=[{"path": "golds.jsonl"}], trainer=SHORT | ROLLOUTS)
+
+
+def test_every_reward_runs_in_the_trainer(run):
+    theirs = ["trl.rewards:think_format_reward", {"name": "trl.rewards:get_cosine_scaled_reward", "max_len": 12}]
+    run_dir = run(grpo, rewards=[*REWARDS, *theirs, LETTERS], trainer=SHORT | ROLLOUTS)
+    means = {key for key in metrics_of(run_dir)[0] if key.startswith("rewards/") and key.endswith("/mean")}
+    names = [*REWARDS, "think_format_reward", "get_cosine_scaled_reward", "number_of_characters"]
+    assert means == {f"rewards/{name}/mean" for name in names}
 
 
 def test_reward_weights_come_from_the_recipe(run):
