@@ -160,6 +160,11 @@ def test_training_that_diverges_is_stopped(run):
         run(sft, trainer=SHORT | {"max_steps": 20, "learning_rate": 1e30, "max_grad_norm": 1e30})
 
 
+def test_data_that_do_not_fill_a_batch_are_told(run):
+    with pytest.raises(RecipeError, match="data: 1 rows do not fill one batch, so nothing was trained"):
+        run(grpo, rewards=[LETTERS], data=[sums(1)], trainer=SHORT | ROLLOUTS)
+
+
 def test_dead_groups_stop_the_run(run):
     with pytest.raises(RunStopped, match="stopped at step 2: in 2 logs in a row every group had equal rewards"):
         run(

@@ -15,7 +15,7 @@ from pathlib import Path
 from open_r1.recipe import Recipe, RecipeError, Reward, load_recipe
 from open_r1.rewards import columns_of_reward
 from open_r1.rewards.completion import with_answer
-from open_r1.rewards.math import judge_completions
+from open_r1.rewards.math import DEFAULT_CPU_SECONDS, judge_completions
 from open_r1.stages import stage_recipe
 
 REPORT_FILE = "gold_check.json"
@@ -75,10 +75,11 @@ def check_golds(recipe: Recipe, golds: Sequence[str]) -> GoldCheck | None:
     if reward is None or not len(golds):
         return None
     answer_in = reward.parameters.get("answer_in", "both")
+    cpu_seconds = reward.parameters.get("cpu_seconds", DEFAULT_CPU_SECONDS)
     started = time.monotonic()
     answered = ["" if gold is None else str(gold) for gold in golds]
     completions = [with_answer(gold, recipe.thinking, answer_in) for gold in answered]
-    judged, _ = judge_completions(completions, answered, recipe.thinking, answer_in)
+    judged, _ = judge_completions(completions, answered, recipe.thinking, answer_in, cpu_seconds)
     failures = tuple(
         Failure(row, gold, one.verdict.reason)
         for row, (gold, one) in enumerate(zip(answered, judged, strict=True))

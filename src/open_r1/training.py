@@ -97,6 +97,11 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
     trainer.add_callback(GuardCallback(recipe.guards))  # last: what it stops at has been written down
     checkpoints = run_dir / "checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    if trainer.state.global_step == 0:  # transformers says so in a warning and goes on
+        raise RecipeError(
+            f"{recipe.source}: data: {len(trainer.train_dataset)} rows do not fill one batch, so nothing was trained; "
+            f"give more, or a smaller trainer.per_device_train_batch_size"
+        )
     if trainer.is_world_process_zero():
         modeling.save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run_dir / MODEL_DIRECTORY)
     trainer.accelerator.wait_for_everyone()
