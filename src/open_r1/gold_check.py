@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from open_r1.judging.pool import DEFAULT_CPU_SECONDS
 from open_r1.recipe import Recipe, RecipeError, Reward, load_recipe
 from open_r1.rewards import columns_of_reward
 from open_r1.rewards.completion import with_answer
-from open_r1.rewards.math import DEFAULT_CPU_SECONDS, judge_completions
+from open_r1.rewards.math import judge_completions
 from open_r1.stages import stage_recipe
 
 REPORT_FILE = "gold_check.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from open_r1.judging import shared_pool
-from open_r1.judging.mathematics.shortcut import content_of, without_algebra
+from open_r1.judging.mathematics.shortcut import without_algebra
 from open_r1.launch import run_directory
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 from open_r1.stages import stage_recipe
@@ -24,7 +24,7 @@ COLUMNS_OF_TRL = ("step", "prompt", "completion", "advantage")
 
 def explain_answer(gold: str, answer: str) -> str:
     """One line: the verdict on an answer, and why."""
-    verdict = without_algebra(content_of(gold), answer) or shared_pool().judge([(gold, answer)])[0]
+    verdict = without_algebra(gold, answer) or shared_pool().judge([(gold, answer)])[0]
     return f"{_score(verdict.score)}: {answer!r} for {gold!r}: {verdict.reason}"
 
 

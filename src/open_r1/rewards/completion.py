@@ -11,7 +11,6 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 MAX_ANSWERS = 8  # different boxes after the thinking; more is a list of guesses
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 UNBRACED = re.compile(r"[^\s$\\]\S*|\\[A-Za-z]+\S*")
-ANSWERS_IN = ("both", "boxed", "answer")
 
 Completion = str | Sequence[dict[str, str]]
 AnswerIn = Literal["both", "boxed", "answer"]
@@ -58,7 +57,7 @@ def answer_of(text: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = 
         texts, where = [inner for block in blocks for inner in list(boxes(block)) or [block]], "<answer>"
     else:
         found = list(boxes(rest))
-        unboxed = [block for block in blocks if not any(True for _ in boxes(block))]
+        unboxed = [block for block in blocks if not has_box(block)]
         texts = [*found, *unboxed]
         where = " and ".join(name for name, given in ((r"\boxed{}", found), ("<answer>", unboxed)) if given)
     distinct = tuple(dict.fromkeys(stripped for answer in texts if (stripped := answer.strip())))
@@ -86,6 +85,11 @@ def boxes(text: str) -> Iterator[str]:
             position = match.end()
 
 
+def has_box(text: str) -> bool:
+    """True if the text has a box that closes."""
+    return next(boxes(text), None) is not None
+
+
 def _closing_brace(text: str, start: int) -> int | None:
     depth = 0
     for match in BRACES.finditer(text, start):
@@ -111,7 +115,7 @@ def _answer_blocks(text: str) -> Iterator[str]:
 def with_answer(gold: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = "both") -> str:
     """A completion that thinks nothing and answers with the gold, as the recipe wants answers to stand."""
     opening = "" if thinking.prefilled else thinking.open
-    answer = gold if any(True for _ in boxes(gold)) else rf"\boxed{{{gold}}}"
+    answer = gold if has_box(gold) else rf"\boxed{{{gold}}}"
     return f"{opening}{thinking.close}{ANSWER_OPEN}{gold if answer_in == 'answer' else answer}{ANSWER_CLOSE}"
 
 

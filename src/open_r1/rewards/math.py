@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from open_r1.judging import Verdict, shared_pool
 from open_r1.judging.mathematics.shortcut import without_algebra
+from open_r1.judging.pool import DEFAULT_CPU_SECONDS
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards.completion import Answer, AnswerIn, Completion, answer_of, completion_text
-
-DEFAULT_CPU_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
