@@ -141,6 +141,8 @@ def main(arguments: list[str]) -> int:
     from open_r1.data import load_data
 
     try:
+        if not arguments:
+            raise RecipeError("make check-data needs a recipe: make check-data RECIPE=recipes/…")
         recipe = load_recipe(Path(arguments[0]), arguments[1:])
         check_recipe(recipe)
         problems, num_checked = [], 0
