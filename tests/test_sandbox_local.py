@@ -18,7 +18,7 @@ import pytest
 from open_r1.sandbox import SANDBOXES, Limits, Program, SandboxUnavailable, build_sandbox
 from open_r1.sandbox.local import LocalSandbox, languages, sandbox
 
-TIERS = [tier for tier in ("A", "B") if sandbox._refusal(tier) is None]
+TIERS = [tier for tier in ("A", "B") if sandbox.refusal(tier) is None]
 MIB = 1 << 20
 QUICK = Limits(wall_seconds=5.0, cpu_seconds=1.0, memory_bytes=256 * MIB)
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_built_is_told_in_a_line(name, limits, words):
 
 
 def test_without_a_tier_the_sandbox_refuses_and_says_the_mend(monkeypatch, caplog):
-    monkeypatch.setattr(sandbox, "_refusal", lambda tier: f"no {tier} here")
+    monkeypatch.setattr(sandbox, "refusal", lambda tier: f"no {tier} here")
     assert "\n" not in SANDBOXES["local"].problem()
     with pytest.raises(SandboxUnavailable, match=r"no A here.*no B here.*allow_unsafe_local: true"):
         build_sandbox("local")
@@ -294,7 +294,7 @@ def test_without_a_tier_the_sandbox_refuses_and_says_the_mend(monkeypatch, caplo
 
 
 def test_tier_b_in_place_of_a_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(sandbox, "_refusal", lambda tier: {"A": "unshare: not permitted"}.get(tier))
+    monkeypatch.setattr(sandbox, "refusal", lambda tier: {"A": "unshare: not permitted"}.get(tier))
     with build_sandbox("local") as made:
         assert made.tier == "B"
     assert "unshare: not permitted" in caplog.text

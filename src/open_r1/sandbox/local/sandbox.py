@@ -32,7 +32,7 @@ class LocalSandbox:
     def __init__(self, limits: Limits = Limits(), concurrency: int | None = None, tier: Tier | None = None):
         self.limits = limits
         self.tier = tier or _best_tier()
-        if tier in ("A", "B") and (reason := _refusal(tier)):
+        if tier in ("A", "B") and (reason := refusal(tier)):
             raise SandboxUnavailable(f"sandbox local: tier {tier} is not to be had here ({reason})")
         if tier == "C":
             logger.warning("programs of the model run WITHOUT PROTECTION on this machine (allow_unsafe_local)")
@@ -121,7 +121,7 @@ def available_tier() -> Tier | None:
 def _best_tier() -> Tier:
     reasons = {}
     for tier in ("A", "B"):
-        reason = _refusal(tier)
+        reason = refusal(tier)
         if reason is None:
             if reasons:
                 logger.warning("sandbox local: tier B (landlock), since namespaces are refused: %s", reasons["A"])
@@ -134,7 +134,7 @@ def _best_tier() -> Tier:
 
 
 @functools.cache
-def _refusal(tier: Tier) -> str | None:
+def refusal(tier: Tier) -> str | None:
     """None if a program runs in this tier here, else why not. Tried once in a process."""
     if sys.platform != "linux":
         return f"{sys.platform} is not Linux"

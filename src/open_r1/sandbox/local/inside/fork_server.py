@@ -13,7 +13,6 @@ import gc
 import importlib
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -33,10 +32,9 @@ CONFINED = b"1"
 
 def main(settings: dict) -> None:
     """Serves jobs until the other end of the socket is closed."""
-    control = socket.socket(fileno=settings["control_fd"])
+    control = socket.socket(fileno=os.dup(settings["control_fd"]))  # its number may be over all limits
+    os.close(settings["control_fd"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(isolation.NUM_SERVER_FILES, hard), hard))
     sys.path[:] = [path for path in sys.path if path != os.path.dirname(__file__)] + settings["module_paths"]
     for name in settings["preload"]:
         with contextlib.suppress(ImportError):
@@ -48,6 +46,7 @@ def main(settings: dict) -> None:
     except OSError as error:
         control.send(json.dumps({"cannot": error.strerror or str(error)}).encode())
         return
+    python = program.PythonProgram(tier.scratch)
     for name in OWN_MODULES:
         sys.modules.pop(name, None)
     gc.collect()
@@ -58,14 +57,14 @@ def main(settings: dict) -> None:
         if not message:
             return
         try:
-            reply = run_job(tier, json.loads(message), fds, control)
+            reply = run_job(tier, python, json.loads(message), fds, control)
         finally:
             for fd in fds:
                 os.close(fd)
         control.send(json.dumps(reply).encode())
 
 
-def run_job(tier, job: dict, fds: list[int], control: socket.socket) -> dict:
+def run_job(tier, python: program.PythonProgram, job: dict, fds: list[int], control: socket.socket) -> dict:
     """Runs one program to its end. {"wait_status", "killed_for", "wall_seconds", "cpu_seconds"} or {"failed": why}."""
     words_fd, childs_fd = os.pipe()
     try:
@@ -73,13 +72,14 @@ def run_job(tier, job: dict, fds: list[int], control: socket.socket) -> dict:
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _child(tier, job, fds, childs_fd)
+            _child(tier, python, job, fds, childs_fd)
         os.close(childs_fd)
         childs_fd = -1
         tier.after_fork()
         killed_for = _wait(tier, pid, fds[2:4], control)
         _, wait_status, usage = os.wait4(pid, 0)
         wall_seconds = time.monotonic() - started
+        killed_for = killed_for or _over_in_scratch(tier)
         if "makes" in job and wait_status == 0:
             _hand_over(os.path.join(tier.scratch, job["makes"]), fds[4])
         tier.after_run()
@@ -135,16 +135,21 @@ def _wait(tier, pid: int, output_fds: list[int], control: socket.socket) -> str 
 
 def _over(tier, limits, tree, output_fds: list[int]) -> str | None:
     num_bytes, cpu_seconds, num_threads = tree.use()
-    scratch_bytes, scratch_inodes = tier.scratch_use()
     if num_bytes > limits.memory_bytes:
         return "memory"
     if cpu_seconds >= limits.cpu_seconds:
         return "timeout"
     if any(os.fstat(fd).st_size > limits.output_bytes for fd in output_fds):
         return "output_limit"
-    if num_threads > limits.processes or scratch_bytes > limits.scratch_bytes or scratch_inodes > limits.scratch_inodes:
-        return "runtime_error"  # where the kernel holds these limits, the program gets an error
-    return None
+    if num_threads > limits.processes:
+        return "runtime_error"  # where the kernel holds this limit, the program gets an error
+    return _over_in_scratch(tier)
+
+
+def _over_in_scratch(tier) -> str | None:
+    num_bytes, num_inodes = tier.scratch_use()
+    too_much = num_bytes > tier.limits.scratch_bytes or num_inodes > tier.limits.scratch_inodes
+    return "runtime_error" if too_much else None
 
 
 def _hand_over(path: str, target_fd: int) -> None:
@@ -161,7 +166,7 @@ def _hand_over(path: str, target_fd: int) -> None:
         os.close(fd)
 
 
-def _child(tier, job: dict, fds: list[int], words_fd: int) -> None:
+def _child(tier, python: program.PythonProgram, job: dict, fds: list[int], words_fd: int) -> None:
     """Confines itself and runs the job; never comes back."""
     exit_code = 1
     try:
@@ -183,7 +188,7 @@ def _child(tier, job: dict, fds: list[int], words_fd: int) -> None:
         os.write(words_fd, CONFINED)
         os.close(words_fd)
         if job["kind"] == "python":
-            exit_code = program.run_python(source, tier.scratch)
+            exit_code = python.run(source)
         elif job["kind"] == "binary":
             program.run_binary(extra)
         else:
@@ -197,7 +202,7 @@ def _close_all_but(kept: set[int]) -> None:
     for fd in sorted(fd for fd in kept if fd >= first):
         os.closerange(first, fd)
         first = fd + 1
-    os.closerange(first, isolation.NUM_SERVER_FILES)
+    os.closerange(first, isolation.NUM_OPEN_FILES)
 
 
 def _unpack(payload_fd: int) -> bytes:

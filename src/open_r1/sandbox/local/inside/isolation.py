@@ -33,7 +33,6 @@ _FS_EXECUTE, _FS_WRITE, _FS_READ, _FS_READ_DIR, _FS_TRUNCATE = 1, 2, 4, 8, 1 << 
 _FS_ALL = (1 << 16) - 1
 _FS_NO_NODES = _FS_ALL & ~(1 << 6 | 1 << 9 | 1 << 11)  # no device nodes, no sockets
 _NET_ALL, _SCOPE_ALL = 3, 3
-NUM_SERVER_FILES = 256
 _MOUNT_FLAGS = 1 | 2 | 4 | 8 | 1024 | 2048  # read-only, nosuid, nodev, noexec, noatime, nodiratime
 
 
@@ -64,7 +63,6 @@ class Namespaces:
 
     def __init__(self, readable: list[str], listed: list[str], limits: RunLimits, scratch: str):
         self.limits = limits
-        self.address_bytes = limits.memory_bytes + own_address_bytes()
         self.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         namespaces = (
             kernel.CLONE_NEWUSER
@@ -87,6 +85,7 @@ class Namespaces:
         go_on_as_child()
         self._own_pid_namespace = self._open_proc("self/ns/pid")
         self._filter = kernel.SeccompFilter(seccomp.filter_for(kernel.MACHINE, fork=True))
+        set_rlimits(limits, limits.processes + 1)  # the server itself counts in its user namespace, too
 
     def _change_root(self, readable: list[str]) -> None:
         """Makes a root of read-only mounts of `readable`, at their own paths, and a place for the scratch directory."""
@@ -149,7 +148,7 @@ class Namespaces:
 
     def confine(self, fork: bool) -> None:
         """Takes from this process, a child, all that it does not need for a run."""
-        set_rlimits(self.limits, self.address_bytes, self.limits.processes + 1)  # the server itself counts, too
+        set_cpu_limit(self.limits)
         kernel.set_capabilities()
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         self._filter.install()
@@ -166,7 +165,6 @@ class Landlock:
 
     def __init__(self, readable: list[str], listed: list[str], limits: RunLimits, scratch: str):
         self.limits = limits
-        self.address_bytes = limits.memory_bytes + own_address_bytes()
         self._kept: tuple[int, ...] = ()
         abi = kernel.landlock_abi()
         if abi < MIN_LANDLOCK_ABI:
@@ -191,6 +189,7 @@ class Landlock:
             _become_nobody(self._kept)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._filters = {fork: kernel.SeccompFilter(seccomp.filter_for(kernel.MACHINE, fork)) for fork in (False, True)}
+        set_rlimits(limits, None)  # a limit on processes would count all of this user, whoever started them
 
     def before_run(self) -> None:
         """Empties the scratch directory."""
@@ -207,7 +206,7 @@ class Landlock:
 
     def confine(self, fork: bool) -> None:
         """Takes from this process, a child, all that it does not need for a run; `fork` is for compilers."""
-        set_rlimits(self.limits, self.address_bytes, None)  # it would count all processes of this user, whosever
+        set_cpu_limit(self.limits)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # the filter keeps it so
         kernel.set_capabilities(*self._kept)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
@@ -228,11 +227,11 @@ class Unprotected:
 
     def __init__(self, readable: list[str], listed: list[str], limits: RunLimits, scratch: str):
         self.limits = limits
-        self.address_bytes = limits.memory_bytes + own_address_bytes()
         self.scratch = scratch
         self.proc_fd = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC) if os.path.isdir("/proc/self") else -1
         if sys.platform == "linux":
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        set_rlimits(limits, None)
 
     def before_run(self) -> None:
         """Empties the scratch directory."""
@@ -248,8 +247,8 @@ class Unprotected:
         self.before_run()
 
     def confine(self, fork: bool) -> None:
-        """Sets the limits."""
-        set_rlimits(self.limits, self.address_bytes, None)
+        """Sets the limit that is not the server's as well."""
+        set_cpu_limit(self.limits)
 
     def scratch_use(self) -> tuple[int, int]:
         """Bytes and inodes in the scratch directory."""
@@ -290,7 +289,7 @@ def go_on_as_child() -> None:
         os.close(caller)
         return
     ended = os.pidfd_open(child)
-    for fd in range(NUM_SERVER_FILES):
+    for fd in range(NUM_OPEN_FILES):
         if fd not in (caller, ended):
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -322,26 +321,37 @@ def own_address_bytes() -> int:
         return 0
 
 
-def set_rlimits(limits: RunLimits, address_bytes: int, processes: int | None) -> None:
-    """The limits of one process; what they cannot hold for all of a run together is the tier's, or looked at."""
-    cpu = math.ceil(limits.cpu_seconds)
-    file_bytes = max(limits.file_bytes, limits.output_bytes + 1)  # stdout and stderr are files, too
+def set_rlimits(limits: RunLimits, processes: int | None) -> None:
+    """The limits of one process, set once for this server and so for every child; all but the CPU's.
+
+    What they cannot hold for the processes of a run together is the tier's, or is looked at.
+    """
+    address_bytes = limits.memory_bytes + own_address_bytes()
     values = {
-        resource.RLIMIT_AS: (address_bytes, address_bytes),
-        resource.RLIMIT_CORE: (0, 0),
-        resource.RLIMIT_CPU: (cpu, cpu + 1),
-        resource.RLIMIT_FSIZE: (file_bytes, file_bytes),
-        resource.RLIMIT_NOFILE: (NUM_OPEN_FILES, NUM_OPEN_FILES),
-        resource.RLIMIT_STACK: (STACK_BYTES, STACK_BYTES),
-        resource.RLIMIT_MEMLOCK: (0, 0),
+        resource.RLIMIT_AS: address_bytes,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: max(limits.file_bytes, limits.output_bytes + 1),  # stdout and stderr are files, too
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_NOFILE: NUM_OPEN_FILES,
+        resource.RLIMIT_STACK: STACK_BYTES,
     }
     if processes is not None:
-        values[resource.RLIMIT_NPROC] = (processes, processes)
-    for kind, (soft, hard) in values.items():
-        _, ceiling = resource.getrlimit(kind)
-        if ceiling != resource.RLIM_INFINITY:  # a limit that the user is under already may be the lower one
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(kind, (soft, hard))
+        values[resource.RLIMIT_NPROC] = processes
+    for kind, value in values.items():
+        _set_rlimit(kind, value, value)
+
+
+def set_cpu_limit(limits: RunLimits) -> None:
+    """The CPU seconds of this process, a child; whole ones, rounded up."""
+    seconds = math.ceil(limits.cpu_seconds)
+    _set_rlimit(resource.RLIMIT_CPU, seconds, seconds + 1)
+
+
+def _set_rlimit(kind: int, soft: int, hard: int) -> None:
+    _, ceiling = resource.getrlimit(kind)
+    if ceiling != resource.RLIM_INFINITY:  # a limit that the user is under already may be the lower one
+        soft, hard = min(soft, ceiling), min(hard, ceiling)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def directory_use(path: str) -> tuple[int, int]:

@@ -12,30 +12,43 @@ import types
 FILE_NAME = "main.py"
 
 
-def run_python(source: bytes, directory: str) -> int:
-    """The exit code that an interpreter would give; the program has done what it does at exit, but for destructors."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.__stdin__ = sys.stdin
-    sys.argv = [FILE_NAME]
-    sys.path.insert(0, directory)
-    path = os.path.join(directory, FILE_NAME)
-    main = types.ModuleType("__main__")
-    main.__file__ = path
-    main.__builtins__ = __builtins__
-    sys.modules["__main__"] = main
-    linecache.cache[path] = (lambda: source.decode("utf-8", "replace"),)  # read when a traceback or inspect asks
-    exit_code = _execute(source, path, main.__dict__)
-    with contextlib.suppress(BaseException):
-        threading._shutdown()  # waits for the threads that are no daemons
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-    except BaseException:  # more output than the limit, or a stdout of the program's own
-        return exit_code or 120  # what an interpreter says when it cannot flush
-    return exit_code
+class PythonProgram:
+    """An interpreter as `python main.py` would find it, but for the program itself.
+
+    Made before the fork, with descriptors 0, 1 and 2 already what they will be for every child (other files of the same
+    kind): what is made once need not be made for each program, and the child copies fewer pages.
+    """
+
+    def __init__(self, directory: str):
+        self.path = os.path.join(directory, FILE_NAME)
+        self.source = b""
+        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+        sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.argv = [FILE_NAME]
+        sys.path.insert(0, directory)
+        self.main = types.ModuleType("__main__")
+        self.main.__file__ = self.path
+        self.main.__builtins__ = __builtins__
+        sys.modules["__main__"] = self.main
+        linecache.cache[self.path] = (self._text,)  # called when a traceback or inspect asks for a line
+
+    def run(self, source: bytes) -> int:
+        """The exit code that an interpreter would give; all is done that it does at exit, but for destructors."""
+        self.source = source
+        exit_code = _execute(source, self.path, self.main.__dict__)
+        with contextlib.suppress(BaseException):
+            threading._shutdown()  # waits for the threads that are no daemons
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+        except BaseException:  # more output than the limit, or a stdout of the program's own
+            return exit_code or 120  # what an interpreter says when it cannot flush
+        return exit_code
+
+    def _text(self) -> str:
+        return self.source.decode("utf-8", "replace")
 
 
 def _execute(source: bytes, path: str, namespace: dict) -> int:
