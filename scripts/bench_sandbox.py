@@ -125,7 +125,18 @@ def bubblewrap_command(filter_fd: int) -> list[str]:
     ]
     limits = ["prlimit", "--as=1000000000", "--cpu=5", "--fsize=16777216", "--nofile=64", "--core=0"]
     isolation = ["bwrap", "--unshare-all", "--die-with-parent", "--clearenv", *binds, *links]
-    isolation += ["--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/tmp", "--cap-drop", "ALL", "--seccomp", str(filter_fd)]
+    isolation += [
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--chdir",
+        "/tmp",
+        "--cap-drop",
+        "ALL",
+        "--seccomp",
+        str(filter_fd),
+    ]
     return [*limits, *isolation, languages.interpreter(), "-I", "-S", "-E", "-c", SOURCE]
 
 

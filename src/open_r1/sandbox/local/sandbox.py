@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import signal
 import sys
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from open_r1.sandbox.local.servers import Job, Outcome, ServerPool, Tier
 from open_r1.sandbox.protocol import Execution, Limits, Program, SandboxUnavailable, as_bytes, infrastructure_error
 
 logger = logging.getLogger(__name__)
+MACHINES = ("x86_64", "aarch64")
 MAX_CACHED_BINARIES = 64
 OUT_OF_MEMORY = (b"MemoryError", b"  what():  std::bad_alloc")  # what Python and C++ say last
 UNSAFE = "set allow_unsafe_local: true to run programs without protection"
@@ -25,18 +27,22 @@ class LocalSandbox:
     """Runs Python, C++ and C on this machine, in the best tier of isolation that it allows; see `inside/isolation.py`.
 
     `concurrency` programs at a time, each with a fork server of its own; default: one for each CPU that this process
-    may use. `tier` asks for one; tier C, which protects from nothing but accidents, is never taken unasked.
-    Raises SandboxUnavailable if the machine does not allow the tier, or neither A nor B.
+    may use, shared with the other training processes of this node. `tier` asks for one; tier C, which protects from
+    nothing but accidents, is never taken unasked. Raises SandboxUnavailable if the machine does not allow the tier,
+    or neither A nor B.
     """
 
     def __init__(self, limits: Limits = Limits(), concurrency: int | None = None, tier: Tier | None = None):
         self.limits = limits
+        if sys.platform != "linux":
+            raise SandboxUnavailable(f"sandbox local: {sys.platform} is not Linux; use another sandbox (e2b, router)")
         self.tier = tier or _best_tier()
         if tier in ("A", "B") and (reason := refusal(tier)):
             raise SandboxUnavailable(f"sandbox local: tier {tier} is not to be had here ({reason})")
         if tier == "C":
             logger.warning("programs of the model run WITHOUT PROTECTION on this machine (allow_unsafe_local)")
-        concurrency = concurrency or len(os.sched_getaffinity(0))
+        num_trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        concurrency = concurrency or max(1, len(os.sched_getaffinity(0)) // num_trainers)
         self._programs = ServerPool(self.tier, limits, languages.readable_by_programs(), concurrency)
         compiler_limits = languages.COMPILER_LIMITS
         self._compilers = ServerPool(self.tier, compiler_limits, languages.readable_by_compilers(), concurrency)
@@ -136,8 +142,8 @@ def _best_tier() -> Tier:
 @functools.cache
 def refusal(tier: Tier) -> str | None:
     """None if a program runs in this tier here, else why not. Tried once in a process."""
-    if sys.platform != "linux":
-        return f"{sys.platform} is not Linux"
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
+        return f"{sys.platform} on {platform.machine()} is not Linux on {' or '.join(MACHINES)}"
     pool = ServerPool(tier, Limits(), languages.readable_by_programs(), concurrency=1)
     try:
         (outcome,) = pool.run([_job(Program("print(input())", stdin="here"), {})])

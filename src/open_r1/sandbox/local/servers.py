@@ -207,7 +207,7 @@ class _Server:
     def receive(self) -> Outcome | None:
         """The outcome of the job; None if the server has only said that it has started."""
         try:
-            message = self.socket.recv(65536, socket.MSG_DONTWAIT)
+            message = self._next_message()
         except BlockingIOError:  # nothing came until the deadline
             return self._ended(f"no word from the fork server for {self.limits.wall_seconds + SECONDS_OF_GRACE:g} s")
         except OSError:
@@ -246,6 +246,12 @@ class _Server:
         self._last_words.close()
         if self._own_scratch is not None:
             _remove(self._own_scratch)
+
+    def _next_message(self) -> bytes:
+        try:
+            return self.socket.recv(65536, socket.MSG_DONTWAIT)
+        except ConnectionResetError:  # it went without having read its job; what it said before comes next
+            return self.socket.recv(65536, socket.MSG_DONTWAIT)
 
     def _ended(self, failure: str) -> Outcome:
         self.is_fit = False

@@ -76,11 +76,9 @@ class Namespaces:
             kernel.unshare(kernel.CLONE_NEWNS)
             self._change_root(readable)  # as root, so that directories that only root may enter can be shown
             _become_nobody()
-            kernel.unshare(namespaces)
-            self._map_own_ids()
+            self._enter(namespaces)
         else:
-            kernel.unshare(namespaces)
-            self._map_own_ids()
+            self._enter(namespaces)
             self._change_root(readable)
         go_on_as_child()
         self._own_pid_namespace = self._open_proc("self/ns/pid")
@@ -122,8 +120,10 @@ class Namespaces:
                 kept = os.statvfs(point).f_flag & _MOUNT_FLAGS
                 kernel.mount("none", point, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags | kept)
 
-    def _map_own_ids(self) -> None:
+    def _enter(self, namespaces: int) -> None:
+        """New namespaces in which this user has the number that it has outside, and is the only one."""
         uid, gid = os.getuid(), os.getgid()
+        kernel.unshare(namespaces)
         for file, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             fd = self._open_proc(f"self/{file}", os.O_WRONLY)
             os.write(fd, line.encode())
