@@ -24,11 +24,11 @@ CLONE_THREAD_FLAGS = 0x3D0F00  # what glibc makes a thread with
 FORK_FLAGS = 0x1200011
 
 
-def run(machine, number, *arguments, fork=True, architecture=None):
+def run(machine, number, *arguments, fork=True, metadata=True, architecture=None):
     """What the filter says of a call."""
     architecture = seccomp.AUDIT_ARCH[architecture or machine]
     data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
-    code, pc, accumulator = seccomp.filter_for(machine, fork), 0, 0
+    code, pc, accumulator = seccomp.filter_for(machine, fork, metadata), 0, 0
     while True:
         operation, if_true, if_false, k = code[pc]
         pc += 1
@@ -106,6 +106,13 @@ def test_every_refused_call_is_refused(machine):
     assert {run(machine, number) for number in numbers if number is not None} == {EPERM}
 
 
+@pytest.mark.parametrize("machine", NUMBERS)
+def test_metadata_is_refused_where_the_tier_says_so(machine):
+    numbers = [numbers[NUMBERS[machine]] for numbers in seccomp.METADATA.values()]
+    for metadata, verdict in ((True, ALLOW), (False, EPERM)):
+        assert {run(machine, number, metadata=metadata) for number in numbers if number is not None} == {verdict}
+
+
 @pytest.mark.parametrize(("number", "verdict"), [(seccomp.FIRST_UNKNOWN, ENOSYS), (seccomp.X32_BIT | 41, ENOSYS)])
 def test_numbers_that_nobody_has_looked_at(number, verdict):
     assert run("x86_64", number) == verdict
@@ -129,7 +136,7 @@ def test_numbers_are_the_kernels(machine):
     table = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
     ours = seccomp.REFUSED | seccomp.PROCESSES | seccomp.ON_ITSELF | {"clone": seccomp.CLONE, "clone3": seccomp.CLONE3}
     ours |= {"socketpair": seccomp.SOCKETPAIR, "ioctl": seccomp.IOCTL, "personality": seccomp.PERSONALITY}
-    ours |= {"prctl": seccomp.PRCTL}
+    ours |= seccomp.METADATA | {"prctl": seccomp.PRCTL}
     wrong = {
         name: (numbers[NUMBERS[machine]], table.get(name))
         for name, numbers in ours.items()

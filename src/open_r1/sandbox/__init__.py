@@ -8,6 +8,7 @@ import functools
 
 from open_r1.sandbox.e2b import E2BSandbox
 from open_r1.sandbox.local import LocalSandbox, available_tier
+from open_r1.sandbox.piston import PistonSandbox
 from open_r1.sandbox.protocol import (
     STATUSES,
     Execution,
@@ -18,11 +19,14 @@ from open_r1.sandbox.protocol import (
     Status,
     infrastructure_error,
 )
+from open_r1.sandbox.router import RouterSandbox
 from open_r1.wording import closest
 
 SANDBOXES: dict[str, type[Sandbox]] = {
     "local": LocalSandbox,
     "e2b": E2BSandbox,
+    "router": RouterSandbox,
+    "piston": PistonSandbox,
 }
 
 

@@ -106,7 +106,7 @@ class LocalSandbox:
                 known[key] = self._binaries[key] = outcome.made
                 continue
             if execution.status != "infrastructure_error":
-                words = execution.stderr or f"compiling: {execution.status}".encode()
+                words = execution.stderr[: self.limits.output_bytes] or f"compiling: {execution.status}".encode()
                 seconds = (execution.wall_seconds, execution.cpu_seconds)
                 execution = Execution("runtime_error", execution.exit_code, b"", words, *seconds)
             for index in wanted[key]:

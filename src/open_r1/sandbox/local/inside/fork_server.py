@@ -46,6 +46,10 @@ def main(settings: dict) -> None:
     except OSError as error:
         control.send(json.dumps({"cannot": error.strerror or str(error)}).encode())
         return
+    with contextlib.suppress(OSError):  # when the machine runs out of memory, a program goes before a trainer
+        fd = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=tier.proc_fd)
+        os.write(fd, b"1000")
+        os.close(fd)
     python = program.PythonProgram(tier.scratch)
     for name in OWN_MODULES:
         sys.modules.pop(name, None)
@@ -79,7 +83,7 @@ def run_job(tier, python: program.PythonProgram, job: dict, fds: list[int], cont
         killed_for = _wait(tier, pid, fds[2:4], control)
         _, wait_status, usage = os.wait4(pid, 0)
         wall_seconds = time.monotonic() - started
-        killed_for = killed_for or _over_in_scratch(tier)
+        killed_for = killed_for or _over_in_scratch(tier, deleted_bytes=0)
         if "makes" in job and wait_status == 0:
             _hand_over(os.path.join(tier.scratch, job["makes"]), fds[4])
         tier.after_run()
@@ -143,12 +147,14 @@ def _over(tier, limits, tree, output_fds: list[int]) -> str | None:
         return "output_limit"
     if num_threads > limits.processes:
         return "runtime_error"  # where the kernel holds this limit, the program gets an error
-    return _over_in_scratch(tier)
+    return None if tier.holds_scratch else _over_in_scratch(tier, tree.deleted_bytes())
 
 
-def _over_in_scratch(tier) -> str | None:
-    num_bytes, num_inodes = tier.scratch_use()
-    too_much = num_bytes > tier.limits.scratch_bytes or num_inodes > tier.limits.scratch_inodes
+def _over_in_scratch(tier, deleted_bytes: int) -> str | None:
+    if tier.holds_scratch:
+        return None
+    num_bytes, num_inodes = isolation.directory_use(tier.scratch)
+    too_much = num_bytes + deleted_bytes > tier.limits.scratch_bytes or num_inodes > tier.limits.scratch_inodes
     return "runtime_error" if too_much else None
 
 

@@ -58,6 +58,7 @@ class Namespaces:
     """
 
     name = "A"
+    holds_scratch = True  # the limits of the scratch directory are its file system's own
     scratch = SCRATCH
     confining_fds: tuple[int, ...] = ()  # what `confine` needs open in the child
 
@@ -82,7 +83,7 @@ class Namespaces:
             self._change_root(readable)
         go_on_as_child()
         self._own_pid_namespace = self._open_proc("self/ns/pid")
-        self._filter = kernel.SeccompFilter(seccomp.filter_for(kernel.MACHINE, fork=True))
+        self._filter = kernel.SeccompFilter(seccomp.filter_for(kernel.MACHINE))
         set_rlimits(limits, limits.processes + 1)  # the server itself counts in its user namespace, too
 
     def _change_root(self, readable: list[str]) -> None:
@@ -153,15 +154,12 @@ class Namespaces:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         self._filter.install()
 
-    def scratch_use(self) -> tuple[int, int]:
-        """Bytes and inodes in the scratch directory; here the file system itself holds its limits."""
-        return 0, 0
-
 
 class Landlock:
     """Tier B. `scratch` is an existing directory that belongs to this server alone."""
 
     name = "B"
+    holds_scratch = False
 
     def __init__(self, readable: list[str], listed: list[str], limits: RunLimits, scratch: str):
         self.limits = limits
@@ -182,13 +180,16 @@ class Landlock:
             kernel.landlock_allow(self._ruleset, path, _FS_READ | _FS_WRITE | _FS_TRUNCATE)
         kernel.landlock_allow(self._ruleset, scratch, _FS_NO_NODES)
         if os.geteuid() == 0:
+            if not _others_can_reach([os.path.dirname(scratch)]):
+                raise OSError(0, f"only root can reach {scratch}; set TMPDIR to a directory for everybody")
             os.chown(scratch, NOBODY, NOBODY)
             # Where only root can reach the interpreter, its programs keep the one capability to walk there: what
             # they may read is landlock's to say.
             self._kept = () if _others_can_reach(readable) else (kernel.CAP_DAC_READ_SEARCH,)
             _become_nobody(self._kept)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        self._filters = {fork: kernel.SeccompFilter(seccomp.filter_for(kernel.MACHINE, fork)) for fork in (False, True)}
+        filters = {fork: seccomp.filter_for(kernel.MACHINE, fork, metadata=False) for fork in (False, True)}
+        self._filters = {fork: kernel.SeccompFilter(instructions) for fork, instructions in filters.items()}
         set_rlimits(limits, None)  # a limit on processes would count all of this user, whoever started them
 
     def before_run(self) -> None:
@@ -214,15 +215,12 @@ class Landlock:
         os.close(self._ruleset)
         self._filters[fork].install()
 
-    def scratch_use(self) -> tuple[int, int]:
-        """Bytes and inodes in the scratch directory."""
-        return directory_use(self.scratch)
-
 
 class Unprotected:
     """Tier C: the limits of one process, and nothing else."""
 
     name = "C"
+    holds_scratch = False
     confining_fds: tuple[int, ...] = ()
 
     def __init__(self, readable: list[str], listed: list[str], limits: RunLimits, scratch: str):
@@ -249,10 +247,6 @@ class Unprotected:
     def confine(self, fork: bool) -> None:
         """Sets the limit that is not the server's as well."""
         set_cpu_limit(self.limits)
-
-    def scratch_use(self) -> tuple[int, int]:
-        """Bytes and inodes in the scratch directory."""
-        return directory_use(self.scratch)
 
 
 TIERS = {tier.name: tier for tier in (Namespaces, Landlock, Unprotected)}

@@ -37,6 +37,16 @@ class ProcessTree:
                     waiting += map(int, self._read(f"{pid}/task/{thread}/children").split())
         return num_bytes, seconds, num_threads
 
+    def deleted_bytes(self) -> int:
+        """Bytes of the files that the first process has open and that have no name any more."""
+        num_bytes = 0
+        with contextlib.suppress(OSError):
+            for fd in self._list(f"{self.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    status = os.stat(f"{self.pid}/fd/{fd}", dir_fd=self.proc_fd)
+                    num_bytes += status.st_blocks * 512 if status.st_nlink == 0 else 0
+        return num_bytes
+
     def _resident_bytes(self, process: str) -> int:
         return int(self._read(f"{process}/statm").split()[1]) * PAGE_BYTES
 

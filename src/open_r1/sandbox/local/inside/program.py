@@ -1,7 +1,10 @@
 """What the child does between its fork and its end: the program, as `python main.py` would run it, or a binary."""
 
+import _sitebuiltins
 import atexit
+import builtins
 import contextlib
+import io
 import linecache
 import os
 import sys
@@ -22,9 +25,10 @@ class PythonProgram:
     def __init__(self, directory: str):
         self.path = os.path.join(directory, FILE_NAME)
         self.source = b""
-        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-        sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stdin = sys.__stdin__ = _stream(0, "r", "surrogateescape")
+        sys.stdout = sys.__stdout__ = _stream(1, "w", "surrogateescape")
+        sys.stderr = sys.__stderr__ = _stream(2, "w", "backslashreplace", buffering=1)
+        builtins.exit, builtins.quit = (_sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)") for name in ("exit", "quit"))
         sys.argv = [FILE_NAME]
         sys.path.insert(0, directory)
         self.main = types.ModuleType("__main__")
@@ -49,6 +53,10 @@ class PythonProgram:
 
     def _text(self) -> str:
         return self.source.decode("utf-8", "replace")
+
+
+def _stream(fd: int, mode: str, errors: str, buffering: int = -1) -> io.TextIOWrapper:
+    return open(fd, mode, buffering, encoding="utf-8", errors=errors, newline="\n", closefd=False)
 
 
 def _execute(source: bytes, path: str, namespace: dict) -> int:

@@ -1,8 +1,8 @@
 """The filter of system calls that a program runs under, as classic BPF for x86-64 and arm64.
 
-Everything that an honest program needs to compute, read, write, make threads and (unless `fork=False`) processes goes
-through. What is refused gives EPERM, as a kernel without the privilege would; calls that are newer than this table, or
-that glibc has an older way for, give ENOSYS. Another architecture's calls end the process.
+Everything that an honest program needs to compute, read, write, make threads and processes goes through, in so far as
+its tier allows it. What is refused gives EPERM, as a kernel without the privilege would; calls that are newer than this
+table, or that glibc has an older way for, give ENOSYS. Another architecture's calls end the process.
 
 There is libseccomp for this, but only where a system package is installed; the filter is a page.
 """
@@ -78,6 +78,9 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     # files by ways around their paths, and memory that no limit counts
     "open_by_handle_at": (304, 265),
     "name_to_handle_at": (303, 264),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
     "memfd_create": (319, 279),
@@ -117,6 +120,26 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "nfsservctl": (180, 42),
 }
 PROCESSES = {"fork": (57, None), "vfork": (58, None)}
+METADATA: dict[str, tuple[int | None, int | None]] = {  # of files that a program may not open, which landlock allows
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+}
 CLONE, CLONE3 = (56, 220), (435, 435)
 SOCKETPAIR, IOCTL, PERSONALITY, PRCTL = (53, 199), (16, 29), (135, 92), (157, 167)
 ON_ITSELF = {"prlimit64": (302, 261), "sched_setaffinity": (203, 122)}  # their first argument is a process, 0 one's own
@@ -128,8 +151,12 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _REFUSE, _UNKNOWN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 
 
-def filter_for(machine: str, fork: bool) -> list[Instruction]:
-    """The filter's instructions for `machine` (x86_64, aarch64); without `fork` a program can make threads alone."""
+def filter_for(machine: str, fork: bool = True, metadata: bool = True) -> list[Instruction]:
+    """The filter's instructions for `machine` (x86_64, aarch64).
+
+    Without `fork` a program can make threads alone; without `metadata` it cannot change a file's mode, owner, times or
+    attributes.
+    """
     column = _COLUMN[machine]
     code = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -139,8 +166,8 @@ def filter_for(machine: str, fork: bool) -> list[Instruction]:
         *_return_if(_AT_LEAST, FIRST_UNKNOWN, _UNKNOWN),  # x32 calls too: they have a high bit set
         *_return_if(_EQUAL, CLONE3[column], _UNKNOWN),  # its flags are in memory, where no filter sees them
     ]
-    refused = (REFUSED | ({} if fork else PROCESSES)).values()
-    code += _return_if_any([numbers[column] for numbers in refused if numbers[column] is not None], _REFUSE)
+    refused = REFUSED | ({} if fork else PROCESSES) | ({} if metadata else METADATA)
+    code += _return_if_any([numbers[column] for numbers in refused.values() if numbers[column] is not None], _REFUSE)
     code += _on_call(CLONE[column], [_argument(0), *_return_if(_ANY_BIT, NAMESPACES, _REFUSE)])
     if not fork:
         code += _on_call(CLONE[column], [_argument(0), *_return_unless(_ANY_BIT, CLONE_THREAD, _REFUSE)])
