@@ -29,7 +29,8 @@ INSTALL_REQUIRES = [
 ]
 EXTRAS = {
     "eval": ["lighteval==0.13.0", "xxhash<4"],  # lighteval 0.13 fails on xxhash 4 after all generation is done
-    "code": ["e2b-code-interpreter>=2.11.5,<3", "python-dotenv"],
+    # FastAPI, uvicorn and httpx: the sandbox router and its clients.
+    "code": ["e2b-code-interpreter>=2.11.5,<3", "fastapi>=0.165", "httpx>=0.28,<1", "python-dotenv", "uvicorn>=0.54"],
     "vllm": ["vllm==0.31.0"],  # the newest that TRL 1.16 supports
     "zh": ["jieba==0.42.1"],  # repetition_penalty with language: zh
     "dev": ["hypothesis>=6.170", "pytest>=9", "ruff>=0.17"],

@@ -50,6 +50,11 @@ def build_sandbox(name: str, allow_unsafe_local: bool = False, **limits) -> Sand
     return sandbox(Limits(**limits))
 
 
+def isolation_of(name: str) -> str | None:
+    """The tier in which the local sandbox runs programs on this machine (A, B; C without protection), else None."""
+    return (available_tier() or "C") if name == "local" else None
+
+
 @functools.cache
 def shared_sandbox(name: str, **limits) -> Sandbox:
     """As `build_sandbox`, but one for all who ask for the same in this process; closed when the process ends."""
@@ -69,5 +74,6 @@ __all__ = [
     "Status",
     "build_sandbox",
     "infrastructure_error",
+    "isolation_of",
     "shared_sandbox",
 ]
