@@ -30,6 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from open_r1.sandbox import SANDBOXES, Execution, Limits, Program, Sandbox, build_sandbox, infrastructure_error
 from open_r1.sandbox.protocol import MIB
+from open_r1.sandbox.remote import read_settings
 from open_r1.sandbox.router import (
     ADDRESSES,
     HEARTBEAT_SECONDS,
@@ -38,7 +39,6 @@ from open_r1.sandbox.router import (
     decode_request,
     encode_answer,
 )
-from open_r1.sandbox.settings import read_settings
 from open_r1.wording import closest
 
 logger = logging.getLogger("sandbox_router")

@@ -20,7 +20,7 @@ import pytest
 from e2b_server import KEY, E2BServer
 
 import open_r1.sandbox.e2b as e2b_module
-from open_r1.sandbox import Execution, Limits, Program, SandboxUnavailable, build_sandbox
+from open_r1.sandbox import Execution, Limits, Program, SandboxUnavailable, build_sandbox, remote
 from open_r1.sandbox.e2b import E2BSandbox
 
 WRONG_KEY = "e2b_key_that_nobody_knows"
@@ -169,7 +169,7 @@ def test_machines_that_do_not_come(server, faults, fate, num_asked):
         assert fate in first.stderr.decode()
     assert (len(server.creations), server.max_alive) == (num_asked, 1)
     assert len(server.created) == (2 if fate == "ok" else 1)
-    assert len(clock.naps) == num_asked - 2 and all(nap <= e2b_module.MAX_BACKOFF_SECONDS for nap in clock.naps)
+    assert len(clock.naps) == num_asked - 2 and all(nap <= remote.MAX_BACKOFF_SECONDS for nap in clock.naps)
 
 
 EXECUTION_FAULTS = [  # what is said of the program

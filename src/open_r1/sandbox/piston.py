@@ -19,7 +19,6 @@ import concurrent.futures
 import importlib.util
 import json
 import math
-import random
 import signal
 import threading
 from collections import Counter, deque
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from open_r1.sandbox.protocol import Execution, Limits, Program, SandboxUnavailable, as_bytes, infrastructure_error
-from open_r1.sandbox.settings import read_settings
+from open_r1.sandbox.remote import backoff_seconds, read_settings
 
 if TYPE_CHECKING:
     import httpx
@@ -43,7 +42,6 @@ CONNECT_SECONDS = 10.0
 GRACE_SECONDS = 90.0  # over a program's wall_seconds: to compile it, and for a server that has others to run
 MAX_TRIES = 4  # of one program
 MAX_FAILURES = 5  # of an endpoint, one after the other; then it is left alone for the rest of the batch
-FIRST_BACKOFF_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500
 NO_PROCESS = "Resource temporarily unavailable"  # what a shell says that cannot fork: the server is too busy
 OUT_OF_MEMORY = ("MemoryError", "  what():  std::bad_alloc")  # what Python and C++ say last
@@ -212,7 +210,7 @@ class PistonSandbox:
             if all(endpoint in tried for endpoint in self._usable(batch)):
                 tried.clear()
                 if self._usable(batch):
-                    await self._sleep(FIRST_BACKOFF_SECONDS * 2 ** (num_tries - 1) * random.uniform(0.5, 1.0))
+                    await self._sleep(backoff_seconds(num_tries))
         raise AssertionError("the last try returns or raises")
 
     async def _take_slot(self, batch: "_Batch", tried: set[str]) -> str:

@@ -15,7 +15,6 @@ import importlib.util
 import json
 import math
 import os
-import random
 import ssl
 import threading
 import time
@@ -38,7 +37,7 @@ from open_r1.sandbox.protocol import (
     as_bytes,
     infrastructure_error,
 )
-from open_r1.sandbox.settings import read_settings
+from open_r1.sandbox.remote import backoff_seconds, read_settings
 from open_r1.wording import closest
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ MAX_REQUEST_BYTES = 8 * MIB  # of programs, before base64; one that is larger go
 MAX_REQUESTS = 16  # at a time
 MAX_TRIES = 8  # of one request, each of them with every router
 RETRY_SECONDS = 120.0  # without an answer to anybody in the batch; after that nothing is tried twice
-FIRST_BACKOFF_SECONDS = 1.0
-MAX_BACKOFF_SECONDS = 30.0
 MAX_REASON_CHARACTERS = 500
 # The training processes of one Slurm job, or of one `accelerate launch`, are one job: they take one turn.
 JOB = os.environ.get("SLURM_JOB_ID") or uuid.uuid4().hex
@@ -197,7 +194,7 @@ class RouterSandbox:
                         batch.last_answer = self._clock()
                         batch.executions.update(zip(places, executions, strict=True))
                         return
-                wait_seconds = _backoff_seconds(num_tries)
+                wait_seconds = backoff_seconds(num_tries)
                 is_late = self._clock() + wait_seconds > batch.last_answer + RETRY_SECONDS
                 if all(failure.is_final for failure in failures) or is_late or num_tries == MAX_TRIES:
                     break
@@ -413,8 +410,3 @@ def _detail(text: str) -> str:
         return str(json.loads(text)["detail"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return text[:MAX_REASON_CHARACTERS]
-
-
-def _backoff_seconds(num_tries: int) -> float:
-    """Doubled with each try, and anything between half and all of it: those who failed together come back apart."""
-    return min(FIRST_BACKOFF_SECONDS * 2 ** (num_tries - 1), MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)
