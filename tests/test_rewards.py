@@ -1,12 +1,21 @@
 """What the accuracy reward makes of a completion, and how a recipe's rewards are bound to their functions."""
 
+import threading
+
 import pytest
 import torch
 
 from open_r1.grpo_trainer import leave_out_unjudged
 from open_r1.judging import JudgeCounts, Verdict
 from open_r1.recipe import Reward, Thinking
-from open_r1.rewards import accuracy_reward, build_rewards, columns_of_reward, settable_parameters
+from open_r1.rewards import (
+    BoundReward,
+    accuracy_reward,
+    build_rewards,
+    columns_of_reward,
+    sandboxes_of,
+    settable_parameters,
+)
 
 
 def boxed(answer: str) -> str:
@@ -88,6 +97,56 @@ def test_every_reward_logs_its_seconds_and_its_share_of_none():
     reward([boxed("5"), boxed("5")], solution=["5", ""], log_metric=metrics.__setitem__, log_extra=lambda *_: None)
     assert metrics["rewards/accuracy/none_share"] == 0.5
     assert metrics["rewards/accuracy/seconds"] >= 0.0
+
+
+def test_a_reward_that_is_judged_elsewhere_begins_when_it_is_told_to():
+    begun, may_end = threading.Event(), threading.Event()
+
+    def judged_elsewhere(completions, log_metric=None, log_extra=None, **columns):
+        begun.set()
+        assert may_end.wait(20)
+        log_metric("metric", 2.0)
+        log_extra("extra", ["x"])
+        return [columns["solution"][0]]
+
+    reward = BoundReward("name", judged_elsewhere, {}, starts_early=True)
+    completions, logged = ["one"], {}
+    reward.start(completions, solution=[0.5])
+    assert begun.wait(20)  # nobody has called it yet
+    may_end.set()
+    logs = {"log_metric": logged.__setitem__, "log_extra": logged.__setitem__}
+    assert reward(completions, solution=["not asked again"], **logs) == [0.5]
+    assert logged["metric"] == 2.0
+    assert logged["extra"] == ["x"]
+    assert logged["rewards/name/seconds_waited"] <= logged["rewards/name/seconds"] + 1.0
+
+
+def test_a_start_counts_for_its_own_completions_alone():
+    reward = BoundReward("name", lambda completions, **columns: [len(completions)], {}, starts_early=True)
+    reward.start(["a", "b"])
+    assert reward(["a"]) == [1]
+    assert reward(["a", "b", "c"]) == [3]
+
+
+def test_an_exception_of_a_started_reward_comes_out_of_the_call():
+    reward = BoundReward("name", lambda completions, **columns: 1 / 0, {}, starts_early=True)
+    completions = ["a"]
+    reward.start(completions)
+    with pytest.raises(ZeroDivisionError):
+        reward(completions)
+
+
+def test_a_reward_of_this_process_is_not_started():
+    calls = []
+    reward = BoundReward("name", lambda completions, **columns: calls.append(1) or [0.0], {})
+    reward.start(["a"])
+    assert calls == []
+
+
+def test_the_sandboxes_of_a_recipe_are_told_once():
+    rewards = [Reward(name="code"), Reward(name="accuracy"), Reward(name="binary_code", sandbox="local")]
+    assert sandboxes_of(rewards) == ["local"]
+    assert sandboxes_of([Reward(name="code", sandbox="e2b")]) == ["e2b"]
 
 
 COLUMNS = [

@@ -13,7 +13,7 @@ from open_r1.distill import Trace, distill, judge, keep_within_limits
 from open_r1.generation import Completion
 from open_r1.grpo import grpo
 from open_r1.recipe import Distill, Guards, RecipeError, load_recipe
-from open_r1.rewards import REWARDS
+from open_r1.rewards import REWARDS, BoundReward
 from open_r1.run_record import weights_sha256
 from open_r1.sft import sft
 from open_r1.step_process import RunStopped
@@ -116,16 +116,66 @@ def test_grpo_leaves_what_the_judge_saw(run):
     run_dir = run(grpo, rewards=["accuracy", LETTERS], trainer=SHORT | ROLLOUTS)
     row = metrics_of(run_dir)[0]
     assert row["accuracy/no_answer_share"] == 1.0  # of a model with random weights
-    assert {"rewards/accuracy/seconds", "rewards/accuracy/none_share", "accuracy/budget_kills"} <= row.keys()
+    seconds = {"rewards/accuracy/seconds", "rewards/accuracy/seconds_waited"}
+    assert {*seconds, "rewards/accuracy/none_share", "accuracy/budget_kills"} <= row.keys()
     table = pd.read_parquet(run_dir / "completions" / "completions_00001.parquet")
     assert set(table["accuracy_reason"]) <= {"there is no answer", "the thinking never ends"}
     assert json.loads((run_dir / "gold_check.json").read_text())["verified_share"] == 1.0
+
+
+def test_judging_begins_before_the_trainer_asks_for_rewards(run, monkeypatch):
+    order = []
+
+    def note(name):
+        original = getattr(BoundReward, name)
+
+        def noted(self, *arguments, **columns):
+            order.append((name, self.__name__, arguments[0] if arguments else columns["completions"]))
+            return original(self, *arguments, **columns)
+
+        monkeypatch.setattr(BoundReward, name, noted)
+
+    note("start")
+    note("__call__")
+    run(grpo, rewards=["accuracy", LETTERS], trainer=SHORT | ROLLOUTS | {"max_steps": 1})
+    training = [(what, name) for what, name, completions in order if len(completions) == 8]
+    assert training == [
+        *(("start", name) for name in ("accuracy", "number_of_characters")),
+        *(("__call__", name) for name in ("accuracy", "number_of_characters")),
+    ]
+    completions = [completions for _, name, completions in order if name == "accuracy" and len(completions) == 8]
+    assert completions[0] is completions[1]  # else it would be judged twice
 
 
 def test_golds_that_the_reward_does_not_accept_stop_grpo(run, tmp_path):
     (tmp_path / "golds.jsonl").write_text(json.dumps({"prompt": "?", "solution": r"\frac{1}{"}) + "\n")
     with pytest.raises(RecipeError, match=r"0.00% of the golds are accepted by the reward"):
         run(grpo, rewards=["accuracy"], data=[{"path": "golds.jsonl"}], trainer=SHORT | ROLLOUTS)
+
+
+def test_programs_are_judged_in_the_trainer_and_rows_without_tests_are_left_out(run, tmp_path):
+    tests = [{"type": "stdin_stdout", "input": "1", "output": "1"}]
+    rows = [{"prompt": f"row {n}", "verification_info": {"language": "python", "test_cases": tests}} for n in range(5)]
+    rows[3]["verification_info"] = {"language": "python", "test_cases": []}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [{"path": "rows.jsonl"}]
+    run_dir = run(
+        grpo,
+        rewards=["code", LETTERS],
+        data=data,
+        guards={"min_verified_gold_share": 0.5},
+        trainer=SHORT | ROLLOUTS | {"max_steps": 4},
+    )
+    row = metrics_of(run_dir)[0]
+    assert row["code/runtime_error"] > 0  # a model with random weights writes no programs
+    assert {"code/programs_per_second", "code/seconds_waited", "code/judge_failed_share"} <= row.keys()
+    (failure,) = json.loads((run_dir / "program_check.json").read_text())["failures"]
+    assert failure["row"] == 3
+    tables = [pd.read_parquet(file) for file in (run_dir / "completions").glob("*.parquet")]
+    assert not pd.concat(tables)["prompt"].astype(str).str.contains("row 3").any()
+    assert pd.concat(tables)["code_reason"].str.contains("0 of 1 tests; first failure: test 1: runtime_error").any()
+    with pytest.raises(RecipeError, match=r"80.00% of the rows are accepted.*row 3.*make check-data"):
+        run(grpo, "again", rewards=["code"], data=data, trainer=SHORT | ROLLOUTS)
 
 
 def test_every_reward_runs_in_the_trainer(run):

@@ -14,11 +14,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from open_r1 import data, modeling, training
+from open_r1 import modeling, training
 from open_r1.generation import Completion, Sampling
 from open_r1.generation.transformers_backend import generate
 from open_r1.recipe import Distill, Recipe, RecipeError
-from open_r1.rewards import RewardFunction, build_rewards, reward_columns
+from open_r1.rewards import RewardFunction, build_rewards
 from open_r1.rewards.completion import resolved_thinking
 from open_r1.step_process import run_step
 
@@ -67,9 +67,7 @@ def sample_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> lis
     section = recipe.distill
     tokenizer = modeling.load_tokenizer(recipe, section.teacher, section.teacher_revision)
     teacher = modeling.load_model(recipe, section.teacher, section.teacher_revision).to(processes.device)
-    rows = data.load_data(recipe, reward_columns(recipe.rewards)).to_list()
-    if "solution" in rows[0]:
-        training.check_golds(recipe, [row["solution"] for row in rows], run_dir, processes)
+    rows = training.verified_data(recipe, run_dir, processes).to_list()
     share = rows[processes.process_index :: processes.num_processes]
     prompts = [row["prompt"] for row in share]
     completions_PG = generate(

@@ -1,7 +1,8 @@
 """Every gold answer, passed back through the reward that is to judge by it: `python -m open_r1.gold_check RECIPE`.
 
 A data set whose golds the reward does not accept teaches nothing, or something wrong. Each gold is put where the recipe
-wants answers to stand, and must score 1.
+wants answers to stand, and must score 1. Where programs are judged, each row must have tests that can be, and its gold
+program, if the data has one, must pass them.
 """
 
 import json
@@ -13,24 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_r1.judging.pool import DEFAULT_CPU_SECONDS
+from open_r1.judging.programs import problem_of, read_row
 from open_r1.recipe import Recipe, RecipeError, Reward, load_recipe
-from open_r1.rewards import columns_of_reward
-from open_r1.rewards.completion import with_answer
+from open_r1.rewards import code, columns_of_reward
+from open_r1.rewards.completion import with_answer, with_program
 from open_r1.rewards.math import judge_completions
 from open_r1.stages import stage_recipe
 
 REPORT_FILE = "gold_check.json"
+PROGRAMS_REPORT_FILE = "program_check.json"
 JUDGES_OF_MATHEMATICS = ("accuracy", "cosine", "length")
+JUDGES_OF_PROGRAMS = ("code", "binary_code")
+GOLD_PROGRAM_COLUMNS = ("gold_standard_solution", "solution")
+MAX_GOLD_PROGRAMS_AT_START = 256  # of a run, spread over the data; a data set may take hours to run in full
+GOLD_PROGRAMS_AT_A_TIME = 64
 MAX_SHOWN = 20
 MAX_SHOWN_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A row of the data whose own gold the reward does not accept."""
+    """A row of the data whose own gold the reward does not accept; `gold` is None if the row is at fault by itself."""
 
     row: int
-    gold: str
+    gold: str | None
     reason: str
 
 
@@ -41,6 +48,7 @@ class GoldCheck:
     num_rows: int
     seconds: float
     failures: tuple[Failure, ...]
+    subject: str = "golds"
 
     @property
     def verified_share(self) -> float:
@@ -49,13 +57,17 @@ class GoldCheck:
     def summary(self) -> str:
         """One line: rows, share, seconds, and how often each reason occurs."""
         num_verified = self.num_rows - len(self.failures)
-        line = f"{num_verified} of {self.num_rows} golds verified ({self.verified_share:.2%}) in {self.seconds:.1f} s"
+        share = f"{num_verified} of {self.num_rows} {self.subject} verified ({self.verified_share:.2%})"
+        line = f"{share} in {self.seconds:.1f} s"
         reasons = Counter(failure.reason.partition(":")[0] for failure in self.failures)
         return line + "".join(f"; {count} {reason}" for reason, count in reasons.most_common(3))
 
     def lines(self, limit: int = MAX_SHOWN) -> Iterator[str]:
         """A line for each of the first failures."""
         for failure in self.failures[:limit]:
+            if failure.gold is None:
+                yield f"row {failure.row}: {failure.reason}"
+                continue
             gold = (
                 failure.gold if len(failure.gold) <= MAX_SHOWN_CHARACTERS else failure.gold[:MAX_SHOWN_CHARACTERS] + "…"
             )
@@ -66,8 +78,28 @@ class GoldCheck:
 
 def judging_reward(recipe: Recipe) -> Reward | None:
     """The reward of the recipe that judges by `solution`; None if none does."""
-    judging = [reward for reward in recipe.rewards if reward.name in JUDGES_OF_MATHEMATICS]
-    return judging[0] if judging else None
+    return _first_reward(recipe, JUDGES_OF_MATHEMATICS)
+
+
+def program_reward(recipe: Recipe) -> Reward | None:
+    """The reward of the recipe that judges programs by `verification_info`; None if none does."""
+    return _first_reward(recipe, JUDGES_OF_PROGRAMS)
+
+
+def _first_reward(recipe: Recipe, names: Sequence[str]) -> Reward | None:
+    return next((reward for reward in recipe.rewards if reward.name in names), None)
+
+
+def gold_program_column(recipe: Recipe) -> str | None:
+    """Our name of the column with gold programs, if all data of the recipe surely has one; else None.
+
+    Of data on the Hub that is sure if the recipe maps it, e.g. `columns: {solution: gold_standard_solution}`.
+    """
+    from open_r1.data import columns_of
+
+    names = GOLD_PROGRAM_COLUMNS if judging_reward(recipe) is None else GOLD_PROGRAM_COLUMNS[:1]
+    given = [columns_of(recipe, source) or set(source.columns) for source in recipe.data]
+    return next((name for name in names if all(name in columns for columns in given)), None)
 
 
 def check_golds(recipe: Recipe, golds: Sequence[str]) -> GoldCheck | None:
@@ -89,6 +121,45 @@ def check_golds(recipe: Recipe, golds: Sequence[str]) -> GoldCheck | None:
     return GoldCheck(len(golds), time.monotonic() - started, failures)
 
 
+def check_programs(
+    recipe: Recipe,
+    verification_info: Sequence[code.VerificationInfo],
+    golds: Sequence[str | None] | None = None,
+    max_golds: int | None = None,
+) -> GoldCheck | None:
+    """Every row's tests, and the gold programs of at most `max_golds` rows; None if no reward judges programs.
+
+    A row without a gold program is verified if programs can be judged by it.
+    """
+    reward = program_reward(recipe)
+    if reward is None or not len(verification_info):
+        return None
+    started = time.monotonic()
+    parameters = {"sandbox": "local"} | reward.parameters
+    sandbox = code.open_sandbox(reward.name, parameters.pop("sandbox"), **parameters)
+    reasons: dict[int, str] = {}
+    for row, info in enumerate(verification_info):
+        problem = problem_of(info) or sandbox.language_problem(read_row(info).language)
+        if problem:
+            reasons[row] = problem
+    failures = [Failure(row, None, reason) for row, reason in reasons.items()]
+    rows = [row for row, gold in enumerate([] if golds is None else golds) if gold and row not in reasons]
+    if max_golds is not None and len(rows) > max_golds:
+        rows = [rows[index * len(rows) // max_golds] for index in range(max_golds)]
+    for start in range(0, len(rows), GOLD_PROGRAMS_AT_A_TIME):
+        some = rows[start : start + GOLD_PROGRAMS_AT_A_TIME]
+        infos = [verification_info[row] for row in some]
+        completions = [
+            with_program(golds[row], read_row(verification_info[row]).language, recipe.thinking) for row in some
+        ]
+        judged, _ = code.judge_completions(completions, infos, recipe.thinking, sandbox)
+        failures += [
+            Failure(row, golds[row], one.reason) for row, one in zip(some, judged, strict=True) if one.share != 1.0
+        ]
+    failures.sort(key=lambda failure: failure.row)
+    return GoldCheck(len(verification_info), time.monotonic() - started, tuple(failures), "rows")
+
+
 def require_verified_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path) -> GoldCheck | None:
     """The check of a run's golds, written to `run_dir/gold_check.json`.
 
@@ -96,7 +167,26 @@ def require_verified_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path) 
     """
     if recipe.guards.min_verified_gold_share is None:
         return None
-    checked = check_golds(recipe, golds)
+    return _require(recipe, check_golds(recipe, golds), run_dir / REPORT_FILE)
+
+
+def require_verified_programs(
+    recipe: Recipe,
+    verification_info: Sequence[code.VerificationInfo],
+    golds: Sequence[str | None] | None,
+    run_dir: Path,
+) -> GoldCheck | None:
+    """The check of a run's tests and of some of its gold programs, written to `run_dir/program_check.json`.
+
+    Raises RecipeError if fewer than `guards.min_verified_gold_share` of the rows can be used.
+    """
+    if recipe.guards.min_verified_gold_share is None:
+        return None
+    checked = check_programs(recipe, verification_info, golds, MAX_GOLD_PROGRAMS_AT_START)
+    return _require(recipe, checked, run_dir / PROGRAMS_REPORT_FILE)
+
+
+def _require(recipe: Recipe, checked: GoldCheck | None, report_file: Path) -> GoldCheck | None:
     if checked is None:
         return None
     report = {
@@ -105,7 +195,7 @@ def require_verified_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path) 
         "seconds": round(checked.seconds, 3),
         "failures": [vars(failure) for failure in checked.failures],
     }
-    (run_dir / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    report_file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     problem = problem_with(recipe, checked)
     if problem:
         raise RecipeError(problem)
@@ -119,17 +209,24 @@ def problem_with(recipe: Recipe, checked: GoldCheck) -> str | None:
         return None
     first = next(checked.lines(1))
     return (
-        f"{recipe.source}: data: {checked.verified_share:.2%} of the golds are accepted by the reward, "
+        f"{recipe.source}: data: {checked.verified_share:.2%} of the {checked.subject} are accepted by the reward, "
         f"guards.min_verified_gold_share is {limit:.0%}; {first}; `make check-data RECIPE={recipe.source}` lists them"
     )
 
 
-def _recipes_with_golds(recipe: Recipe) -> Iterator[Recipe]:
+def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, GoldCheck]]:
+    """Each recipe of which a reward judges by the data, a pipeline's stages for themselves, and how its data does."""
+    from open_r1.data import load_data
+
     stages = [stage_recipe(recipe, stage) for stage in recipe.stages] if recipe.step == "pipeline" else [recipe]
     for each in stages:
         reward = judging_reward(each)
         if reward is not None and "solution" in columns_of_reward(reward):
-            yield each
+            yield each, check_golds(each, load_data(each, ["solution"])["solution"])
+        if program_reward(each) is not None:
+            gold_column = gold_program_column(each)
+            data = load_data(each, ["verification_info", *([gold_column] if gold_column else [])])
+            yield each, check_programs(each, data["verification_info"], data[gold_column] if gold_column else None)
 
 
 def main(arguments: list[str]) -> int:
@@ -138,7 +235,6 @@ def main(arguments: list[str]) -> int:
     Exit code 0 if enough golds are accepted, 2 if not or if the recipe is at fault.
     """
     from open_r1.check import check_recipe
-    from open_r1.data import load_data
 
     try:
         if not arguments:
@@ -146,8 +242,7 @@ def main(arguments: list[str]) -> int:
         recipe = load_recipe(Path(arguments[0]), arguments[1:])
         check_recipe(recipe)
         problems, num_checked = [], 0
-        for each in _recipes_with_golds(recipe):
-            checked = check_golds(each, load_data(each, ["solution"])["solution"])
+        for each, checked in _checks(recipe):
             num_checked += 1
             print(f"{each.source}: {checked.summary()}")
             for line in checked.lines():

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from trl import GRPOConfig
 
-from open_r1 import data, modeling, training
+from open_r1 import modeling, training
 from open_r1.grpo_trainer import GRPOTrainer
 from open_r1.recipe import Recipe, RecipeError
-from open_r1.rewards import build_rewards, reward_columns
+from open_r1.rewards import build_rewards
 from open_r1.rewards.completion import prefill_problems, resolved_thinking
 from open_r1.step_process import run_step
 
@@ -29,9 +29,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
     if problems:
         raise RecipeError(*(f"{recipe.source}: {problem}" for problem in problems))
 
-    dataset = data.load_data(recipe, reward_columns(recipe.rewards))
-    if "solution" in dataset.column_names:
-        training.check_golds(recipe, dataset["solution"], run_dir, processes)
+    dataset = training.verified_data(recipe, run_dir, processes)
     completions_into_run_dir(run_dir)
     arguments = GRPOConfig(
         **training.trainer_arguments(recipe, run_dir),

@@ -1,4 +1,4 @@
-"""trl.GRPOTrainer where a reward without a verdict is no reward of zero.
+"""trl.GRPOTrainer where a reward without a verdict is no reward of zero, and judging begins as soon as it can.
 
 Shapes: N completions (P prompts x G of each), F reward functions.
 """
@@ -6,9 +6,33 @@ Shapes: N completions (P prompts x G of each), F reward functions.
 import torch
 import trl
 
+from open_r1.rewards import BoundReward
+
 
 class GRPOTrainer(trl.GRPOTrainer):
-    """As TRL's, but a completion that one reward could not judge is left out of its group, all its rewards with it."""
+    """As TRL's, but a completion that one reward could not judge is left out of its group, all its rewards with it.
+
+    Rewards that are judged in other processes begin when the completions are there, and go on while the trainer
+    computes log-probabilities and the other rewards.
+    """
+
+    def _generate_and_score_completions(self, inputs):
+        self._rows_in_hand = inputs
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate(self, prompts):
+        generated = super()._generate(prompts)
+        _, completion_ids, _, completions, *_ = generated
+        columns = {
+            key: [row[key] for row in self._rows_in_hand]
+            for key in self._rows_in_hand[0]
+            if key not in ("prompt", "completion", "completion_ids")
+        }
+        given = {"prompts": prompts, "completion_ids": completion_ids, "trainer_state": self.state}
+        for reward in self.reward_funcs:
+            if isinstance(reward, BoundReward):
+                reward.start(completions, **given, **columns)
+        return generated
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

@@ -17,6 +17,8 @@ from typing import Any
 from open_r1 import run_record
 from open_r1.check import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS, check_recipe
 from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
+from open_r1.rewards import sandboxes_of
+from open_r1.sandbox import isolation_of
 from open_r1.stages import freeze_stages, stage_recipe
 from open_r1.step_process import ERROR_FILE, RECIPE_FILE
 from open_r1.wording import closest
@@ -52,6 +54,8 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
     resolved = freeze_stages(recipe, run_dir) if recipe.step == "pipeline" else recipe
     (run_dir / RECIPE_FILE).write_text(dump_recipe(resolved), encoding="utf-8")
     run_record.start_record(run_dir, recipe, str(recipe.source), list(parents))
+    if sandboxes := sandboxes_of(recipe.rewards):
+        run_record.update_record(run_dir, sandboxes={name: isolation_of(name) for name in sandboxes})
     exit_code = _run(command(recipe, run_dir))
     if exit_code != 0:
         error_file = run_dir / ERROR_FILE

@@ -2,21 +2,30 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from open_r1 import modeling
-from open_r1.gold_check import require_verified_golds
+from open_r1 import data, modeling
+from open_r1.gold_check import (
+    GoldCheck,
+    gold_program_column,
+    program_reward,
+    require_verified_golds,
+    require_verified_programs,
+)
+from open_r1.judging.programs import problem_of
 from open_r1.recipe import Guards, Recipe, RecipeError
+from open_r1.rewards import reward_columns
 from open_r1.step_process import RunStopped
 
 METRICS_FILE = "metrics.jsonl"
@@ -48,19 +57,35 @@ def begin(recipe: Recipe) -> PartialState:
     return processes
 
 
-def check_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path, processes: PartialState) -> None:
-    """Raises RecipeError, in every process of the run, if the rewards accept too few of the data's own golds."""
+def verified_data(recipe: Recipe, run_dir: Path, processes: PartialState) -> Dataset:
+    """The recipe's data with what its rewards ask for, without the rows whose programs could not be judged.
+
+    Raises RecipeError, in every process of the run, if the rewards accept too few of the data's own golds.
+    """
+    gold_column = gold_program_column(recipe) if program_reward(recipe) else None
+    dataset = data.load_data(recipe, [*reward_columns(recipe.rewards), *([gold_column] if gold_column else [])])
     problem: list[RecipeError | None] = [None]
     if processes.is_main_process:
         try:
-            checked = require_verified_golds(recipe, golds, run_dir)
-            if checked is not None:
+            for checked in filter(None, _checks(recipe, dataset, gold_column, run_dir)):
                 print(checked.summary())
         except RecipeError as error:
             problem = [error]
     broadcast_object_list(problem)
     if problem[0] is not None:
         raise problem[0]
+    if program_reward(recipe) is None:
+        return dataset
+    infos = dataset["verification_info"]
+    return dataset.select([row for row, info in enumerate(infos) if problem_of(info) is None])
+
+
+def _checks(recipe: Recipe, dataset: Dataset, gold_column: str | None, run_dir: Path) -> Iterator[GoldCheck | None]:
+    if "solution" in dataset.column_names:
+        yield require_verified_golds(recipe, dataset["solution"], run_dir)
+    if "verification_info" in dataset.column_names:
+        golds = dataset[gold_column] if gold_column else None
+        yield require_verified_programs(recipe, dataset["verification_info"], golds, run_dir)
 
 
 def trainer_arguments(recipe: Recipe, run_dir: Path) -> dict[str, Any]:

@@ -4,17 +4,15 @@ None means that no verdict was possible (a gold that does not parse, a judge tha
 wrong. `REWARDS` lists what a recipe can name; it can also name `package.module:function`, one of TRL's own included.
 """
 
-import asyncio
-import functools
 import importlib
 import inspect
-import random
-import time
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from open_r1.recipe import RecipeError, Reward, Thinking
+from open_r1.rewards.bound import BoundReward
+from open_r1.rewards.code import binary_code_reward, code_reward
 from open_r1.rewards.format import code_format_reward, format_reward, reasoning_steps_reward, tag_count_reward
 from open_r1.rewards.language import language_consistency_reward
 from open_r1.rewards.length import cosine_reward, length_reward, soft_overlong_punishment_reward
@@ -25,6 +23,8 @@ RewardFunction = Callable[..., list[float | None]]
 
 REWARDS: dict[str, RewardFunction] = {
     "accuracy": accuracy_reward,
+    "binary_code": binary_code_reward,
+    "code": code_reward,
     "code_format": code_format_reward,
     "cosine": cosine_reward,
     "format": format_reward,
@@ -35,6 +35,7 @@ REWARDS: dict[str, RewardFunction] = {
     "soft_overlong_punishment": soft_overlong_punishment_reward,
     "tag_count": tag_count_reward,
 }
+JUDGED_ELSEWHERE = ("accuracy", "binary_code", "cf_code", "code", "ioi_code")  # in worker processes, in sandboxes
 GIVEN_BY_TRAINER = (
     "prompts",
     "completions",
@@ -99,43 +100,40 @@ def types_of_parameters(name: str) -> dict[str, Any]:
     return typing.get_type_hints(_named(name))
 
 
+def sandboxes_of(rewards: Sequence[Reward]) -> list[str]:
+    """The sandboxes that these rewards run programs in, by name, each once."""
+    asked = [
+        reward.parameters.get("sandbox", parameter.default)
+        for reward in rewards
+        for parameter in _parameters(reward_function(reward))
+        if parameter.name == "sandbox"
+    ]
+    return list(dict.fromkeys(asked))
+
+
 def build_rewards(
     rewards: Sequence[Reward], thinking: Thinking, seed: int, max_completion_tokens: int
-) -> list[RewardFunction]:
+) -> list[BoundReward]:
     """The functions of a recipe's rewards with their parameters bound, named as TRL's metrics will show them.
 
-    Each also logs, with TRL's `log_metric`, the seconds that a batch took it and the share of None.
+    What each does beside giving its values is BoundReward's to tell.
     """
     given = {"thinking": thinking, "max_completion_tokens": max_completion_tokens}
     return [_bind(reward, given, seed) for reward in rewards]
 
 
-def _bind(reward: Reward, given: dict[str, Any], seed: int) -> RewardFunction:
+def _bind(reward: Reward, given: dict[str, Any], seed: int) -> BoundReward:
     function = reward_function(reward)
     taken = [parameter.name for parameter in _parameters(function)]
     parameters = {name: value for name, value in given.items() if name in taken}
     parameters |= {} if _is_factory(_named(reward.name)) else reward.parameters
-    name = reward.name.rpartition(":")[2]
-
-    def bound(completions, log_metric=None, log_extra=None, **columns):
-        if not reward.shuffled:  # the control does not log what it hands out to others
-            columns |= {"log_metric": log_metric, "log_extra": log_extra}
-        started = time.monotonic()
-        values = function(completions=completions, **parameters, **columns)
-        if inspect.iscoroutine(values):
-            values = asyncio.run(values)
-        if log_metric is not None:
-            log_metric(f"rewards/{name}/seconds", time.monotonic() - started)
-            log_metric(f"rewards/{name}/none_share", values.count(None) / max(1, len(values)))
-        if reward.shuffled:  # the same order for every reward of a step, another for every step
-            step = columns["trainer_state"].global_step if "trainer_state" in columns else 0
-            random.Random(f"{seed}/{step}/{len(values)}").shuffle(values)
-        return values
-
-    if hasattr(function, "__name__"):
-        bound = functools.wraps(function)(bound)
-    bound.__name__ = name
-    return bound
+    return BoundReward(
+        reward.name.rpartition(":")[2],
+        function,
+        parameters,
+        starts_early=reward.name in JUDGED_ELSEWHERE,
+        shuffle_seed=seed if reward.shuffled else None,
+    )
 
 
 def _named(name: str) -> RewardFunction:
@@ -161,10 +159,13 @@ def _parameters(function: RewardFunction) -> list[inspect.Parameter]:
 
 __all__ = [
     "REWARDS",
+    "BoundReward",
     "RewardFunction",
     "accuracy_reward",
+    "binary_code_reward",
     "build_rewards",
     "code_format_reward",
+    "code_reward",
     "columns_of_reward",
     "cosine_reward",
     "format_reward",
@@ -174,6 +175,7 @@ __all__ = [
     "repetition_penalty_reward",
     "reward_columns",
     "reward_function",
+    "sandboxes_of",
     "settable_parameters",
     "soft_overlong_punishment_reward",
     "tag_count_reward",

@@ -11,6 +11,15 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 MAX_ANSWERS = 8  # different boxes after the thinking; more is a list of guesses
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 UNBRACED = re.compile(r"[^\s$\\]\S*|\\[A-Za-z]+\S*")
+FENCE = re.compile(r"(`{3,}+)([^`]*+)")
+FENCE_NAMES = (  # what people write after the backticks for one and the same language
+    {"python", "py", "python3"},
+    {"javascript", "js"},
+    {"typescript", "ts"},
+    {"cpp", "c++", "cc"},
+    {"bash", "sh", "shell"},
+    {"rust", "rs"},
+)
 
 Completion = str | Sequence[dict[str, str]]
 AnswerIn = Literal["both", "boxed", "answer"]
@@ -52,7 +61,7 @@ def answer_of(text: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = 
     rest = after_thinking(text, thinking)
     if rest is None:
         return Answer((), "the thinking never ends")
-    blocks = list(_answer_blocks(rest)) if answer_in != "boxed" else []
+    blocks = list(answer_blocks(rest)) if answer_in != "boxed" else []
     if answer_in == "answer":
         texts, where = [inner for block in blocks for inner in list(boxes(block)) or [block]], "<answer>"
     else:
@@ -102,7 +111,8 @@ def _closing_brace(text: str, start: int) -> int | None:
 BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are text
 
 
-def _answer_blocks(text: str) -> Iterator[str]:
+def answer_blocks(text: str) -> Iterator[str]:
+    """Contents of every `<answer>…</answer>`; of one that never closes, nothing."""
     position = 0
     while (start := text.find(ANSWER_OPEN, position)) != -1:
         end = text.find(ANSWER_CLOSE, start)
@@ -112,11 +122,45 @@ def _answer_blocks(text: str) -> Iterator[str]:
         position = end + len(ANSWER_CLOSE)
 
 
+def fence_names(language: str) -> frozenset[str]:
+    """What stands after the backticks of a block in this language, in lower case; the language's own name at least."""
+    language = language.casefold()
+    return frozenset(next((same for same in FENCE_NAMES if language in same), {language}))
+
+
+def has_fence(text: str) -> bool:
+    """True if a line of the text opens a fenced block, closed or not."""
+    return any(FENCE.fullmatch(line.strip()) for line in text.split("\n"))
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """(first word after the backticks, in lower case; code) of each closed block, as CommonMark reads fences."""
+    blocks, name, lines, backticks = [], "", [], 0
+    for line in text.split("\n"):
+        fence = FENCE.fullmatch(line.strip())
+        if not backticks:
+            if fence:
+                backticks, name, lines = len(fence[1]), (fence[2].casefold().split() or [""])[0], []
+        elif fence and len(fence[1]) >= backticks and not fence[2]:
+            blocks.append((name, "\n".join(lines)))
+            backticks = 0
+        else:
+            lines.append(line)
+    return blocks
+
+
 def with_answer(gold: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = "both") -> str:
     """A completion that thinks nothing and answers with the gold, as the recipe wants answers to stand."""
     opening = "" if thinking.prefilled else thinking.open
     answer = gold if has_box(gold) else rf"\boxed{{{gold}}}"
     return f"{opening}{thinking.close}{ANSWER_OPEN}{gold if answer_in == 'answer' else answer}{ANSWER_CLOSE}"
+
+
+def with_program(gold: str, language: str, thinking: Thinking = Thinking()) -> str:
+    """A completion that thinks nothing and answers with the gold program, fenced if it is not."""
+    opening = "" if thinking.prefilled else thinking.open
+    program = gold if has_fence(gold) else f"```{language}\n{gold}\n```"
+    return f"{opening}{thinking.close}{program}"
 
 
 def thinking_is_prefilled(rendered_prompt: str, thinking: Thinking = Thinking()) -> bool:

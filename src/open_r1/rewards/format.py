@@ -10,7 +10,14 @@ import re
 from collections.abc import Sequence
 
 from open_r1.recipe import Thinking
-from open_r1.rewards.completion import ANSWER_CLOSE, ANSWER_OPEN, Completion, completion_text
+from open_r1.rewards.completion import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    Completion,
+    completion_text,
+    fence_names,
+    fenced_blocks,
+)
 
 MIN_STEPS_FOR_FULL_CREDIT = 3
 # `++` and `*+` never give back what they took: a line of a million digits or blanks is read once.
@@ -18,15 +25,6 @@ STEP_WORD = r"(?:(?:First|Second|Third|Next|Then|Finally|Lastly)(?:ly)?,|(?:Step
 STEP_LINE = r"^[ \t]*+(?:\d++[.)]|[-*+•])[ \t]++"
 # A line that begins `1. First,` or `- **Step 1:**` marks one step, not two.
 STEP = re.compile(rf"{STEP_LINE}(?:\**+{STEP_WORD})?|\b{STEP_WORD}", re.MULTILINE)
-FENCE = re.compile(r"(`{3,}+)([^`]*+)")
-FENCE_NAMES = (  # what people write after the backticks for one and the same language
-    {"python", "py", "python3"},
-    {"javascript", "js"},
-    {"typescript", "ts"},
-    {"cpp", "c++", "cc"},
-    {"bash", "sh", "shell"},
-    {"rust", "rs"},
-)
 
 
 def format_reward(completions: Sequence[Completion], *, thinking: Thinking = Thinking(), **columns) -> list[float]:
@@ -70,7 +68,7 @@ def code_format_reward(
     there is always exactly one program to run. ```` ```py ```` and ```` ```Python ```` are Python as well. A fence
     stands on its own line and must be closed. Source: open-r1, code_format.
     """
-    names = next((same for same in FENCE_NAMES if language.casefold() in same), {language.casefold()})
+    names = fence_names(language)
     return [
         _holds_one_program(_answer_block(completion_text(completion), thinking), names) for completion in completions
     ]
@@ -104,21 +102,5 @@ def _answer_block(text: str, thinking: Thinking) -> str | None:
 
 
 def _holds_one_program(answer: str | None, names: set[str]) -> float:
-    programs = [] if answer is None else [code for name, code in _fenced_blocks(answer) if name in names]
+    programs = [] if answer is None else [code for name, code in fenced_blocks(answer) if name in names]
     return float(len(programs) == 1 and bool(programs[0].strip()))
-
-
-def _fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """(first word after the backticks, in lower case; code) of each closed block, as CommonMark reads fences."""
-    blocks, name, lines, backticks = [], "", [], 0
-    for line in text.split("\n"):
-        fence = FENCE.fullmatch(line.strip())
-        if not backticks:
-            if fence:
-                backticks, name, lines = len(fence[1]), (fence[2].casefold().split() or [""])[0], []
-        elif fence and len(fence[1]) >= backticks and not fence[2]:
-            blocks.append((name, "\n".join(lines)))
-            backticks = 0
-        else:
-            lines.append(line)
-    return blocks
