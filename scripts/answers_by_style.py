@@ -1,4 +1,4 @@
-"""How the answers of an evaluation were thought out (direct, pairs, steps), and how often each way was right.
+"""How the answers of an evaluation were worked out (direct, pairs, steps), and how often each way was right.
 
 python scripts/answers_by_style.py runs/tiny-r1/study/seed0-*/evaluation/completions/cold_start-tiny_sums.parquet
 """
@@ -12,10 +12,16 @@ import pandas as pd
 from open_r1.recipe import Thinking
 
 THINKING = Thinking()
+FENCE = "```py\n"
 
 
 def style_of(completion: str) -> str:
-    """By the first worked line: no line is direct, one addition in it is steps, more are pairs."""
+    """Of a sum by the first worked line: no line is direct, one addition in it is steps, more are pairs.
+
+    Of a program by its first line: one that only reads n is steps, any other is direct.
+    """
+    if FENCE in completion:
+        return "steps" if f"{FENCE}n=int(input())\n" in completion else "direct"
     thinking = completion.partition(THINKING.close)[0].replace(THINKING.open, "").strip()
     if not thinking:
         return "direct"

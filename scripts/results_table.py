@@ -1,9 +1,10 @@
 """Runs of several seeds -> the results table of a recipe's README, and the records that it was made from.
 
     python scripts/results_table.py recipes/tiny-r1 runs/tiny-r1/study/seed*
+    python scripts/results_table.py recipes/tiny-r1 runs/tiny-r1/code_study/seed* --results code_results.json
 
 Writes RECIPE_FOLDER/results.json (what each run.json says of its scores, weights, commit and machine) and puts the
-table between the markers in RECIPE_FOLDER/README.md. `--check` only says whether the README shows results.json.
+table between the markers of that name in RECIPE_FOLDER/README.md. `--check` only says whether the README shows it.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from open_r1.run_record import read_record
 
-BEGIN, END = "<!-- results: scripts/results_table.py -->", "<!-- end of results -->"
+BEGIN, END = "<!-- {name}: scripts/results_table.py -->", "<!-- end of {name} -->"
 HEADER = (
     "| model | parameters | pass@1 by seed, % | mean ± standard deviation | tokens an answer | minutes |\n"
     "|---|---|---|---|---|---|"
@@ -95,27 +96,32 @@ def _half_width(runs: list[dict]) -> float:
     return max(100 * (high - low) / 2 for low, high in intervals)
 
 
-def between_markers(readme: str) -> str:
-    """What stands between the markers of a README."""
-    return readme.partition(BEGIN)[2].partition(END)[0].strip()
+def around_markers(readme: str, name: str) -> tuple[str, str, str]:
+    """What stands before, between and after the markers of that name; exits if a README has none."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, found_begin, rest = readme.partition(begin)
+    between, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise SystemExit(f"the README has no place for the table; put `{begin}` and `{end}` where it is to stand")
+    return before + begin, between.strip(), end + after
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("run_dirs", type=Path, nargs="*")
+    parser.add_argument("--results", default="results.json", help="file in the folder (default: results.json)")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    readme, results = arguments.folder / "README.md", arguments.folder / "results.json"
+    readme, results = arguments.folder / "README.md", arguments.folder / arguments.results
+    before, between, after = around_markers(readme.read_text(encoding="utf-8"), results.stem)
     if arguments.check:
-        shown = between_markers(readme.read_text(encoding="utf-8")) == table(json.loads(results.read_text()))
-        print(f"{readme}: {'shows' if shown else 'does not show'} results.json")
+        shown = between == table(json.loads(results.read_text(encoding="utf-8")))
+        print(f"{readme}: {'shows' if shown else 'does not show'} {results.name}")
         return 0 if shown else 1
     runs = collect(arguments.run_dirs)
     results.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
-    text = readme.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{table(runs)}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}\n{table(runs)}\n{after}", encoding="utf-8")
     print(table(runs))
     return 0
 

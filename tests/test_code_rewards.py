@@ -6,12 +6,12 @@ import pytest
 from conftest import CPU_TRAINER
 from program_cases import ATTEMPTS, ENDLESS, HONEST, HONEST_STYLES, PROGRAMS, ROWS
 
-from open_r1 import gold_check, sandbox
+from open_r1 import gold_check
 from open_r1.check import check_recipe
 from open_r1.gold_check import check_programs, gold_program_column, require_verified_programs
 from open_r1.recipe import RecipeError, Thinking, load_recipe
 from open_r1.rewards import binary_code_reward, code, code_reward
-from open_r1.sandbox import Execution, Limits, infrastructure_error
+from open_r1.sandbox import SANDBOXES, Execution, Limits, infrastructure_error
 
 CPU_SECONDS = 1.0
 
@@ -288,7 +288,7 @@ def test_a_sandbox_that_is_not_to_be_had_is_said_when_the_recipe_is_checked(reci
         def problem():
             return "no key; set ELSEWHERE_KEY"
 
-    monkeypatch.setitem(sandbox.SANDBOXES, "elsewhere", Elsewhere)
+    monkeypatch.setitem(SANDBOXES, "elsewhere", Elsewhere)
     recipe = load_recipe(recipe_with([{"verification_info": INFO}], {"name": "code", "sandbox": "elsewhere"}))
     with pytest.raises(RecipeError, match=r"rewards.0: code: sandbox elsewhere: no key; set ELSEWHERE_KEY"):
         check_recipe(recipe)
@@ -297,7 +297,7 @@ def test_a_sandbox_that_is_not_to_be_had_is_said_when_the_recipe_is_checked(reci
 def test_rows_and_gold_programs_are_checked_before_a_run(recipe_with):
     recipe = load_recipe(recipe_with([{"verification_info": INFO}], {"name": "code", "cpu_seconds": CPU_SECONDS}))
     infos = [INFO, stdin_row(), INFO, INFO, INFO, INFO]
-    checked = check_programs(recipe, infos, [SQUARE, SQUARE, DOUBLE, WRONG_GOLD, None, ENDLESS])
+    checked = check_programs(recipe, {"verification_info": infos}, [SQUARE, SQUARE, DOUBLE, WRONG_GOLD, None, ENDLESS])
     assert [(failure.row, failure.gold) for failure in checked.failures] == [(1, None), (3, WRONG_GOLD), (5, ENDLESS)]
     assert list(checked.lines()) == [
         "row 1: test_cases: []; without a test no program can be judged, leave the row out",
@@ -305,14 +305,22 @@ def test_rows_and_gold_programs_are_checked_before_a_run(recipe_with):
         f"row 5: {ENDLESS!r}: 0 of 1 tests; first failure: test 1: timeout",
     ]
     assert checked.summary().startswith("3 of 6 rows verified (50.00%)")
-    assert len(check_programs(recipe, infos, [WRONG_GOLD] * 6, max_golds=2).failures) == 3
-    assert len(check_programs(recipe, infos).failures) == 1
+    assert len(check_programs(recipe, {"verification_info": infos}, [WRONG_GOLD] * 6, max_golds=2).failures) == 3
+    assert len(check_programs(recipe, {"verification_info": infos}).failures) == 1
 
 
-def test_rows_of_a_language_that_the_sandbox_has_not_are_refused(recipe_with, recorded, monkeypatch):
-    monkeypatch.setattr(recorded(), "language_problem", lambda language: f"no {language} here", raising=False)
+def test_rows_of_a_language_that_the_sandbox_has_not_are_refused(recipe_with, monkeypatch):
+    monkeypatch.setattr(SANDBOXES["local"], "language_problem", staticmethod(lambda language: f"no {language} here"))
     recipe = load_recipe(recipe_with([{"verification_info": INFO}]))
-    assert list(check_programs(recipe, [INFO]).lines()) == ["row 0: no python here"]
+    assert list(check_programs(recipe, {"verification_info": [INFO]}).lines()) == ["row 0: no python here"]
+
+
+def test_rows_of_contests_are_checked_as_well(recipe_with):
+    row = {"official_tests": [{"input": "1", "output": "1"}], "time_limit": 1.0, "memory_limit": 256.0}
+    row |= {"input_mode": "stdio", "generated_checker": None, "language": "python"}
+    recipe = load_recipe(recipe_with([row], "cf_code"))
+    columns = {name: [value, value] for name, value in row.items()} | {"official_tests": [row["official_tests"], []]}
+    assert [line.partition(";")[0] for line in check_programs(recipe, columns).lines()] == ["row 1: official_tests: []"]
 
 
 @pytest.mark.parametrize(("limit", "stops"), [(0.6, True), (0.5, False), (None, False)])
@@ -321,9 +329,9 @@ def test_too_few_good_rows_stop_the_run(limit, stops, recipe_with, tmp_path):
     infos = [INFO, stdin_row()]
     if stops:
         with pytest.raises(RecipeError, match=r"50.00% of the rows are accepted by the reward.*; row 1: test_cases"):
-            require_verified_programs(recipe, infos, None, tmp_path)
+            require_verified_programs(recipe, {"verification_info": infos}, None, tmp_path)
     else:
-        require_verified_programs(recipe, infos, None, tmp_path)
+        require_verified_programs(recipe, {"verification_info": infos}, None, tmp_path)
     assert (tmp_path / "program_check.json").exists() == (limit is not None)
 
 

@@ -88,7 +88,7 @@ def test_make_check_data(golds, exit_code, recipe_with, capsys):
 
 def test_make_check_data_of_a_pipeline_checks_its_stages(capsys):
     assert gold_check.main([str(TINY / "pipeline.yaml")]) == 0
-    assert capsys.readouterr().out.count("(100.00%)") == 2
+    assert capsys.readouterr().out.count("(100.00%)") == 3
 
 
 def test_make_check_data_without_golds_is_one_line(capsys):

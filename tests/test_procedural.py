@@ -7,7 +7,8 @@ import yaml
 from conftest import TINY
 
 from open_r1.benchmarks.table import BENCHMARKS
-from open_r1.procedural import STYLES, Problem, conversation, document, draw_styles, problems, thinking
+from open_r1.procedural import draw_styles, problems, split_of
+from open_r1.procedural.sums import STYLES, Problem, conversation, document, thinking
 from open_r1.rewards import accuracy_reward, format_reward
 
 SEVEN_TERMS = {"min_terms": 7, "max_terms": 7, "min_digits": 1, "max_digits": 1}
@@ -37,7 +38,7 @@ def test_every_trace_earns_both_rewards(style):
 
 
 def test_a_reordering_stays_on_its_side():
-    assert len({Problem(terms, "25").split for terms in permutations(PROBLEM.terms)}) == 1
+    assert len({split_of(Problem(terms, "25")) for terms in permutations(PROBLEM.terms)}) == 1
 
 
 def test_splits_are_disjoint_up_to_order():

@@ -143,6 +143,12 @@ def test_a_reward_of_this_process_is_not_started():
     assert calls == []
 
 
+def test_a_column_with_the_name_of_a_recipes_parameter_is_not_taken_for_it():
+    (reward,) = bound({"name": "code_format", "language": "python"})
+    completion = "<think>hm</think><answer>```python\nprint(1)\n```</answer>"
+    assert reward([completion], language=["cpp"]) == [1.0]
+
+
 def test_the_sandboxes_of_a_recipe_are_told_once():
     rewards = [Reward(name="code"), Reward(name="accuracy"), Reward(name="binary_code", sandbox="local")]
     assert sandboxes_of(rewards) == ["local"]

@@ -178,11 +178,24 @@ def test_programs_are_judged_in_the_trainer_and_rows_without_tests_are_left_out(
         run(grpo, "again", rewards=["code"], data=data, trainer=SHORT | ROLLOUTS)
 
 
-def test_every_reward_runs_in_the_trainer(run):
+@pytest.mark.parametrize(("besides", "memory_limit"), [("cf_code", 256 << 20), ("ioi_code", 256)])  # bytes, MB
+def test_every_reward_runs_in_the_trainer(besides, memory_limit, run, tmp_path):
+    tests = [{"input": "1", "output": "1"}]
+    row = {
+        "prompt": "1+1=?",
+        "solution": "2",
+        "verification_info": {"language": "python", "test_cases": [{"type": "stdin_stdout", **tests[0]}]},
+        **{"official_tests": tests, "input_mode": "stdio", "generated_checker": "", "language": "python"},
+        **{"id": "sum", "test_names": ["1"], "test_cases": [["1", "1"]], "grader_files": [["sum.h", ""]]},
+        **{"time_limit": 1.0, "memory_limit": memory_limit},
+    }
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(4)))
     theirs = ["trl.rewards:think_format_reward", {"name": "trl.rewards:get_cosine_scaled_reward", "max_len": 12}]
-    run_dir = run(grpo, rewards=[*REWARDS, *theirs, LETTERS], trainer=SHORT | ROLLOUTS)
+    ours = [name for name in REWARDS if name != besides]
+    data = [{"path": "rows.jsonl"}]
+    run_dir = run(grpo, rewards=[*ours, *theirs, LETTERS], data=data, trainer=SHORT | ROLLOUTS)
     means = {key for key in metrics_of(run_dir)[0] if key.startswith("rewards/") and key.endswith("/mean")}
-    names = [*REWARDS, "think_format_reward", "get_cosine_scaled_reward", "number_of_characters"]
+    names = [*ours, "think_format_reward", "get_cosine_scaled_reward", "number_of_characters"]
     assert means == {f"rewards/{name}/mean" for name in names}
 
 

@@ -3,7 +3,6 @@
 `recipe.py` knows the shape of a recipe; here its names are looked up: rewards, columns, benchmarks, files, stages.
 """
 
-import inspect
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.data import columns_of
-from open_r1.procedural import FAMILIES, STYLES
+from open_r1.procedural import FAMILIES
 from open_r1.recipe import (
     STAGE_REFERENCE,
     DataSource,
@@ -107,20 +106,16 @@ def _procedural_problems(source: DataSource) -> Iterator[str]:
     if section.family not in FAMILIES:
         yield f"family: unknown data source {section.family!r}{closest(section.family, FAMILIES)}"
         return
+    family = FAMILIES[section.family]
     for style in section.styles:
-        if style not in STYLES:
-            yield f"styles.{style}: unknown style (known: {', '.join(STYLES)}){closest(style, STYLES)}"
-    known = _parameters_of_family(section.family)
+        if style not in family.STYLES:
+            yield f"styles.{style}: unknown style (known: {', '.join(family.STYLES)}){closest(style, family.STYLES)}"
+    if not section.parameters:
+        return
+    known = family.parameter_names()
     for key in section.parameters:
-        if key not in known or key in ("seed", "size"):
-            yield f"parameters.{key}: unknown parameter of reasoning-gym's {section.family}{closest(key, known)}"
-
-
-def _parameters_of_family(family: str) -> list[str]:
-    from reasoning_gym.factory import DATASETS  # costs a second; only recipes that use it pay
-
-    _, config = DATASETS[family]
-    return list(inspect.signature(config).parameters)
+        if key not in known:
+            yield f"parameters.{key}: unknown parameter of {family.ORIGIN}{closest(key, known)}"
 
 
 def _reward_problems(recipe: Recipe) -> Iterator[str]:

@@ -11,20 +11,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from open_r1 import procedural
-from open_r1.recipe import DataSource, Procedural, Recipe, RecipeError
+from open_r1.recipe import DataSource, Recipe, RecipeError
 
 FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-PROCEDURAL_COLUMNS = ("text", "prompt", "completion", "solution")
 STEP_COLUMNS = {"pretrain": ("text",), "sft": ("prompt", "completion"), "grpo": ("prompt",), "distill": ("prompt",)}
 
 
 def columns_of(recipe: Recipe, source: DataSource) -> set[str] | None:
-    """The columns, under our names, that a source gives; None if only the Hub knows.
+    """The columns, under our names, that a source gives; None if only the Hub knows, or if there is no such family.
 
     Reads at most the first row of a file. Raises RecipeError (file, key, mend) if the file is missing or unreadable.
     """
     if source.procedural:
-        return set(PROCEDURAL_COLUMNS)
+        family = procedural.FAMILIES.get(source.procedural.family)
+        return set(family.COLUMNS) if family else None
     if source.name:
         return None
     theirs = _columns_of_file(recipe.path(source.path))
@@ -70,7 +70,7 @@ def _load_source(recipe: Recipe, index: int, source: DataSource, wanted: list[st
     from datasets import Dataset, load_dataset
 
     if source.procedural:
-        dataset = Dataset.from_list(list(_procedural_rows(source.procedural, recipe.seed)))
+        dataset = Dataset.from_list(list(procedural.rows(source.procedural, recipe.seed)))
     else:
         try:
             if source.path:
@@ -104,15 +104,3 @@ def _load_source(recipe: Recipe, index: int, source: DataSource, wanted: list[st
 
 def _split_messages(row: dict) -> dict:
     return {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
-
-
-def _procedural_rows(source: Procedural, recipe_seed: int) -> Iterable[dict]:
-    seed = recipe_seed + source.seed
-    problems = list(procedural.problems(source.family, source.num_problems, source.split, seed, source.parameters))
-    styles = procedural.draw_styles(source.styles, len(problems), seed)
-    for problem, style in zip(problems, styles, strict=True):
-        yield {
-            "text": procedural.document(problem, style),
-            **procedural.conversation(problem, style),
-            "solution": problem.answer,
-        }

@@ -5,26 +5,31 @@ wants answers to stand, and must score 1. Where programs are judged, each row mu
 program, if the data has one, must pass them.
 """
 
+import functools
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from open_r1.judging.pool import DEFAULT_CPU_SECONDS
-from open_r1.judging.programs import problem_of, read_row
+from open_r1.judging.programs import BadRow, read_row
+from open_r1.judging.programs.contests import codeforces_task, ioi_task
 from open_r1.recipe import Recipe, RecipeError, Reward, load_recipe
-from open_r1.rewards import code, columns_of_reward
+from open_r1.rewards import code, columns_of_reward, reward_columns
 from open_r1.rewards.completion import with_answer, with_program
 from open_r1.rewards.math import judge_completions
+from open_r1.sandbox import SANDBOXES
 from open_r1.stages import stage_recipe
 
 REPORT_FILE = "gold_check.json"
 PROGRAMS_REPORT_FILE = "program_check.json"
 JUDGES_OF_MATHEMATICS = ("accuracy", "cosine", "length")
 JUDGES_OF_PROGRAMS = ("code", "binary_code")
+TASKS_OF_CONTESTS = {"cf_code": codeforces_task, "ioi_code": ioi_task}
 GOLD_PROGRAM_COLUMNS = ("gold_standard_solution", "solution")
 MAX_GOLD_PROGRAMS_AT_START = 256  # of a run, spread over the data; a data set may take hours to run in full
 GOLD_PROGRAMS_AT_A_TIME = 64
@@ -90,16 +95,45 @@ def _first_reward(recipe: Recipe, names: Sequence[str]) -> Reward | None:
     return next((reward for reward in recipe.rewards if reward.name in names), None)
 
 
+def judges_programs(recipe: Recipe) -> bool:
+    """True if a reward of the recipe runs programs against the tests of a row."""
+    return any(reward.name in (*JUDGES_OF_PROGRAMS, *TASKS_OF_CONTESTS) for reward in recipe.rewards)
+
+
 def gold_program_column(recipe: Recipe) -> str | None:
-    """Our name of the column with gold programs, if all data of the recipe surely has one; else None.
+    """Our name of the column with gold programs, if `code` judges and all data of the recipe surely has one; else None.
 
     Of data on the Hub that is sure if the recipe maps it, e.g. `columns: {solution: gold_standard_solution}`.
     """
     from open_r1.data import columns_of
 
+    if program_reward(recipe) is None:
+        return None
     names = GOLD_PROGRAM_COLUMNS if judging_reward(recipe) is None else GOLD_PROGRAM_COLUMNS[:1]
     given = [columns_of(recipe, source) or set(source.columns) for source in recipe.data]
     return next((name for name in names if all(name in columns for columns in given)), None)
+
+
+def row_problems(recipe: Recipe, dataset: Mapping[str, Sequence[Any]]) -> dict[int, str]:
+    """Row -> why no program can be judged by it, for the rows of which some reward of the recipe says so."""
+    problems: dict[int, str] = {}
+    for reward in recipe.rewards:
+        if reward.name in JUDGES_OF_PROGRAMS:
+            read, names = read_row, ["verification_info"]
+        elif reward.name in TASKS_OF_CONTESTS:
+            read, names = TASKS_OF_CONTESTS[reward.name], columns_of_reward(reward)
+        else:
+            continue
+        sandbox = SANDBOXES[reward.parameters.get("sandbox", "local")]
+        language_problem = functools.cache(sandbox.language_problem)
+        for row, columns in enumerate(zip(*(dataset[name] for name in names), strict=True)):
+            try:
+                problem = language_problem(read(*columns).language)
+            except BadRow as refusal:
+                problem = str(refusal)
+            if problem is not None:
+                problems.setdefault(row, problem)
+    return problems
 
 
 def check_golds(recipe: Recipe, golds: Sequence[str]) -> GoldCheck | None:
@@ -123,27 +157,38 @@ def check_golds(recipe: Recipe, golds: Sequence[str]) -> GoldCheck | None:
 
 def check_programs(
     recipe: Recipe,
-    verification_info: Sequence[code.VerificationInfo],
+    columns: Mapping[str, Sequence[Any]],
     golds: Sequence[str | None] | None = None,
     max_golds: int | None = None,
 ) -> GoldCheck | None:
     """Every row's tests, and the gold programs of at most `max_golds` rows; None if no reward judges programs.
 
-    A row without a gold program is verified if programs can be judged by it.
+    `columns` holds what the rewards ask of the data. A row without a gold program is verified if programs can be judged
+    by it, and so is a row of a contest.
     """
-    reward = program_reward(recipe)
-    if reward is None or not len(verification_info):
+    if not judges_programs(recipe) or not len(next(iter(columns.values()))):
         return None
     started = time.monotonic()
+    problems = row_problems(recipe, columns)
+    failures = [Failure(row, None, reason) for row, reason in problems.items()]
+    if golds is not None and (reward := program_reward(recipe)) is not None:
+        failures += _wrong_golds(recipe, reward, columns["verification_info"], golds, problems, max_golds)
+    failures.sort(key=lambda failure: failure.row)
+    num_rows = len(next(iter(columns.values())))
+    return GoldCheck(num_rows, time.monotonic() - started, tuple(failures), "rows")
+
+
+def _wrong_golds(
+    recipe: Recipe,
+    reward: Reward,
+    verification_info: Sequence[code.VerificationInfo],
+    golds: Sequence[str | None],
+    problems: Mapping[int, str],
+    max_golds: int | None,
+) -> Iterator[Failure]:
     parameters = {"sandbox": "local"} | reward.parameters
     sandbox = code.open_sandbox(reward.name, parameters.pop("sandbox"), **parameters)
-    reasons: dict[int, str] = {}
-    for row, info in enumerate(verification_info):
-        problem = problem_of(info) or sandbox.language_problem(read_row(info).language)
-        if problem:
-            reasons[row] = problem
-    failures = [Failure(row, None, reason) for row, reason in reasons.items()]
-    rows = [row for row, gold in enumerate([] if golds is None else golds) if gold and row not in reasons]
+    rows = [row for row, gold in enumerate(golds) if gold and row not in problems]
     if max_golds is not None and len(rows) > max_golds:
         rows = [rows[index * len(rows) // max_golds] for index in range(max_golds)]
     for start in range(0, len(rows), GOLD_PROGRAMS_AT_A_TIME):
@@ -153,11 +198,9 @@ def check_programs(
             with_program(golds[row], read_row(verification_info[row]).language, recipe.thinking) for row in some
         ]
         judged, _ = code.judge_completions(completions, infos, recipe.thinking, sandbox)
-        failures += [
-            Failure(row, golds[row], one.reason) for row, one in zip(some, judged, strict=True) if one.share != 1.0
-        ]
-    failures.sort(key=lambda failure: failure.row)
-    return GoldCheck(len(verification_info), time.monotonic() - started, tuple(failures), "rows")
+        for row, one in zip(some, judged, strict=True):
+            if one.share != 1.0:
+                yield Failure(row, golds[row], one.reason)
 
 
 def require_verified_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path) -> GoldCheck | None:
@@ -172,7 +215,7 @@ def require_verified_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path) 
 
 def require_verified_programs(
     recipe: Recipe,
-    verification_info: Sequence[code.VerificationInfo],
+    columns: Mapping[str, Sequence[Any]],
     golds: Sequence[str | None] | None,
     run_dir: Path,
 ) -> GoldCheck | None:
@@ -182,7 +225,7 @@ def require_verified_programs(
     """
     if recipe.guards.min_verified_gold_share is None:
         return None
-    checked = check_programs(recipe, verification_info, golds, MAX_GOLD_PROGRAMS_AT_START)
+    checked = check_programs(recipe, columns, golds, MAX_GOLD_PROGRAMS_AT_START)
     return _require(recipe, checked, run_dir / PROGRAMS_REPORT_FILE)
 
 
@@ -223,10 +266,12 @@ def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, GoldCheck]]:
         reward = judging_reward(each)
         if reward is not None and "solution" in columns_of_reward(reward):
             yield each, check_golds(each, load_data(each, ["solution"])["solution"])
-        if program_reward(each) is not None:
+        if judges_programs(each):
             gold_column = gold_program_column(each)
-            data = load_data(each, ["verification_info", *([gold_column] if gold_column else [])])
-            yield each, check_programs(each, data["verification_info"], data[gold_column] if gold_column else None)
+            names = reward_columns(each.rewards)
+            data = load_data(each, [*names, *([gold_column] if gold_column else [])])
+            columns = {name: data[name] for name in names}
+            yield each, check_programs(each, columns, data[gold_column] if gold_column else None)
 
 
 def main(arguments: list[str]) -> int:

@@ -19,11 +19,11 @@ from open_r1 import data, modeling
 from open_r1.gold_check import (
     GoldCheck,
     gold_program_column,
-    program_reward,
+    judges_programs,
     require_verified_golds,
     require_verified_programs,
+    row_problems,
 )
-from open_r1.judging.programs import problem_of
 from open_r1.recipe import Guards, Recipe, RecipeError
 from open_r1.rewards import reward_columns
 from open_r1.step_process import RunStopped
@@ -62,7 +62,7 @@ def verified_data(recipe: Recipe, run_dir: Path, processes: PartialState) -> Dat
 
     Raises RecipeError, in every process of the run, if the rewards accept too few of the data's own golds.
     """
-    gold_column = gold_program_column(recipe) if program_reward(recipe) else None
+    gold_column = gold_program_column(recipe)
     dataset = data.load_data(recipe, [*reward_columns(recipe.rewards), *([gold_column] if gold_column else [])])
     problem: list[RecipeError | None] = [None]
     if processes.is_main_process:
@@ -74,18 +74,17 @@ def verified_data(recipe: Recipe, run_dir: Path, processes: PartialState) -> Dat
     broadcast_object_list(problem)
     if problem[0] is not None:
         raise problem[0]
-    if program_reward(recipe) is None:
-        return dataset
-    infos = dataset["verification_info"]
-    return dataset.select([row for row, info in enumerate(infos) if problem_of(info) is None])
+    refused = row_problems(recipe, dataset)
+    return dataset.select([row for row in range(len(dataset)) if row not in refused]) if refused else dataset
 
 
 def _checks(recipe: Recipe, dataset: Dataset, gold_column: str | None, run_dir: Path) -> Iterator[GoldCheck | None]:
     if "solution" in dataset.column_names:
         yield require_verified_golds(recipe, dataset["solution"], run_dir)
-    if "verification_info" in dataset.column_names:
+    if judges_programs(recipe):
+        columns = {name: dataset[name] for name in reward_columns(recipe.rewards)}
         golds = dataset[gold_column] if gold_column else None
-        yield require_verified_programs(recipe, dataset["verification_info"], golds, run_dir)
+        yield require_verified_programs(recipe, columns, golds, run_dir)
 
 
 def trainer_arguments(recipe: Recipe, run_dir: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from open_r1 import procedural
 from open_r1.benchmarks.table import Benchmark
 from open_r1.generation import Completion, Sampling, transformers_backend
 from open_r1.recipe import RecipeError, Thinking
-from open_r1.rewards import accuracy_reward
+from open_r1.rewards import accuracy_reward, binary_code_reward
 from open_r1.rewards.completion import resolved_thinking
 
 # LightEval's registry imports every task there is. Offline, tiny_benchmarks and mt_bench fail to download, mix_eval and
@@ -148,14 +148,16 @@ def task_config(
             generation_size=benchmark.max_new_tokens,
             stop_sequence=[],
         )
+    has_tests = "verification_info" in procedural.FAMILIES[benchmark.procedural.family].COLUMNS
+    judge = _judge_by_tests(thinking) if has_tests else _judge_by_gold(thinking)
     return LightevalTaskConfig(
         name=name,
-        prompt_function=lambda row, task_name: Doc(row["question"], [row["answer"]], gold_index=0, task_name=task_name),
+        prompt_function=_doc,
         hf_repo=str(_write_problems(benchmark, problems_dir)),
         hf_subset="default",
         hf_avail_splits=["test"],
         evaluation_splits=["test"],
-        metrics=[_pass_at_1(_judge_by_reward(thinking), benchmark.samples)],
+        metrics=[_pass_at_1(judge, benchmark.samples)],
         generation_size=benchmark.max_new_tokens,
     )
 
@@ -239,15 +241,29 @@ def _pass_at_1(judge: Judge, num_samples: int) -> SampleLevelMetric:
     )
 
 
-def _judge_by_reward(thinking: Thinking) -> Judge:
+def _judge_by_gold(thinking: Thinking) -> Judge:
     """Verdicts of the accuracy reward on the raw texts: it looks behind the thinking by itself."""
 
     def judge(doc: Doc, response: ModelResponse) -> list[float | None]:
-        completions = [[{"role": "assistant", "content": text}] for text in response.text]
-        golds = doc.get_golds() * len(completions)
-        return accuracy_reward(completions, solution=golds, thinking=thinking)
+        golds = doc.get_golds() * len(response.text)
+        return accuracy_reward(_conversations(response), solution=golds, thinking=thinking)
 
     return judge
+
+
+def _judge_by_tests(thinking: Thinking) -> Judge:
+    """Verdicts of the binary_code reward in the local sandbox; raises RecipeError at once if there is none here."""
+    binary_code_reward([], verification_info=[])
+
+    def judge(doc: Doc, response: ModelResponse) -> list[float | None]:
+        tests = [doc.specific["verification_info"]] * len(response.text)
+        return binary_code_reward(_conversations(response), verification_info=tests, thinking=thinking)
+
+    return judge
+
+
+def _conversations(response: ModelResponse) -> list[list[dict[str, str]]]:
+    return [[{"role": "assistant", "content": text}] for text in response.text]
 
 
 def _judge_by_metric(metric: SampleLevelMetric) -> Judge:
@@ -263,12 +279,23 @@ def _judge_by_metric(metric: SampleLevelMetric) -> Judge:
     return judge
 
 
+def _doc(row: dict, task_name: str) -> Doc:
+    return Doc(row["question"], [row["answer"]], gold_index=0, task_name=task_name, specific=row)
+
+
 def _write_problems(benchmark: Benchmark, problems_dir: Path) -> Path:
     """The absolute directory that now holds the problems as test.jsonl, which LightEval reads like a Hub dataset."""
-    section = benchmark.procedural
     directory = (problems_dir / benchmark.task).resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    made = procedural.problems(section.family, section.num_problems, section.split, section.seed, section.parameters)
-    rows = [json.dumps({"question": problem.question, "answer": problem.answer}) for problem in made]
-    (directory / "test.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    lines = [
+        json.dumps(
+            {
+                "question": row["prompt"][-1]["content"],
+                "answer": row["solution"],
+                "verification_info": row.get("verification_info"),
+            }
+        )
+        for row in procedural.rows(benchmark.procedural)
+    ]
+    (directory / "test.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return directory

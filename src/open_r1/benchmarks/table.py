@@ -23,7 +23,8 @@ class Benchmark:
     source: str
     """Where the numbers of this line come from."""
     procedural: Procedural | None = None
-    """Problems that are made here instead of fetched from the Hub; judged by the accuracy reward."""
+    """Problems that are made here instead of fetched from the Hub. Judged by the accuracy reward; those with tests by
+    the binary_code reward, in the local sandbox."""
 
 
 # DeepSeek-R1's README (4. Evaluation Results): "the maximum generation length is set to 32,768 tokens […] a temperature
@@ -48,6 +49,15 @@ BENCHMARKS: dict[str, Benchmark] = {
             seed=0,
             parameters={"min_terms": 7, "max_terms": 7, "min_digits": 1, "max_digits": 1},
         ),
+    ),
+    "tiny_programs": Benchmark(
+        task="tiny_programs",
+        samples=1,
+        temperature=1.0,
+        top_p=1.0,
+        max_new_tokens=72,
+        source="ours: programs of four steps, held out; the tiny models are trained at this sampling",
+        procedural=Procedural(family="tiny_programs", split="test", num_problems=500, seed=0),
     ),
     "math_500": Benchmark(
         task="math_500", samples=4, temperature=0.6, top_p=0.95, max_new_tokens=32768, source=R1_SAMPLING

@@ -52,9 +52,10 @@ class Model(Section):
 
 
 class Procedural(Section):
-    """Problems that the computer makes: a family of reasoning-gym and how its solutions are written down."""
+    """Problems that the computer makes, and how their solutions are written down."""
 
     family: str
+    """basic_arithmetic (reasoning-gym's sums) or tiny_programs (programs with tests)."""
     num_problems: int = Field(gt=0)
     split: Literal["train", "validation", "test"] = "train"
     seed: int = 0
@@ -62,7 +63,7 @@ class Procedural(Section):
     parameters: dict[str, Any] = {}
     """Passed to the family's config, e.g. min_terms, max_terms, min_digits, max_digits."""
     styles: dict[str, float] = {"steps": 1.0}
-    """Style -> weight: direct, pairs, steps."""
+    """Style -> weight; of sums direct, pairs, steps, of programs direct, steps."""
 
 
 class DataSource(Section):

@@ -13,6 +13,7 @@ from typing import Any
 from open_r1.recipe import RecipeError, Reward, Thinking
 from open_r1.rewards.bound import BoundReward
 from open_r1.rewards.code import binary_code_reward, code_reward
+from open_r1.rewards.competition import cf_code_reward, ioi_code_reward
 from open_r1.rewards.format import code_format_reward, format_reward, reasoning_steps_reward, tag_count_reward
 from open_r1.rewards.language import language_consistency_reward
 from open_r1.rewards.length import cosine_reward, length_reward, soft_overlong_punishment_reward
@@ -24,10 +25,12 @@ RewardFunction = Callable[..., list[float | None]]
 REWARDS: dict[str, RewardFunction] = {
     "accuracy": accuracy_reward,
     "binary_code": binary_code_reward,
+    "cf_code": cf_code_reward,
     "code": code_reward,
     "code_format": code_format_reward,
     "cosine": cosine_reward,
     "format": format_reward,
+    "ioi_code": ioi_code_reward,
     "language_consistency": language_consistency_reward,
     "length": length_reward,
     "reasoning_steps": reasoning_steps_reward,
@@ -164,11 +167,13 @@ __all__ = [
     "accuracy_reward",
     "binary_code_reward",
     "build_rewards",
+    "cf_code_reward",
     "code_format_reward",
     "code_reward",
     "columns_of_reward",
     "cosine_reward",
     "format_reward",
+    "ioi_code_reward",
     "language_consistency_reward",
     "length_reward",
     "reasoning_steps_reward",

@@ -46,6 +46,12 @@ class BoundReward:
         self.__name__ = name
         self.starts_early = starts_early
         self._function, self._parameters, self._shuffle_seed = function, parameters, shuffle_seed
+        # What is the recipe's to say is not taken from the data: a column may happen to have a parameter's name.
+        self._not_columns = {
+            parameter.name
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
         self._background: ThreadPoolExecutor | None = None
         self._started: tuple[Sequence[Completion], Future[_Work]] | None = None
 
@@ -87,6 +93,7 @@ class BoundReward:
             "log_extra": lambda column, values: work.extras.append((column, values)),
             "log_metric": lambda metric, value: work.metrics.append((metric, value)),
         }
+        columns = {name: column for name, column in columns.items() if name not in self._not_columns}
         values = self._function(completions=completions, **self._parameters, **logs, **columns)
         work.values = asyncio.run(values) if inspect.iscoroutine(values) else values
         work.seconds = time.monotonic() - began

@@ -76,7 +76,9 @@ def judge_programs(
     """For each program an outcome for each test of its row, in order; and what the batch cost."""
     counts = RunCounts()
     tests = [(index, test) for index, row in enumerate(rows) for test in row.tests]
-    executions = _run([test.program(sources[index], rows[index].language) for index, test in tests], sandbox, counts)
+    executions = run_programs(
+        [test.program(sources[index], rows[index].language) for index, test in tests], sandbox, counts
+    )
     counts.tests = len(tests)
     counts.endings = Counter(execution.status for execution in executions)
     outcomes: list[Outcome | _CheckerRun] = []
@@ -91,9 +93,9 @@ def judge_programs(
 
 def _outcome(test, execution: Execution) -> Outcome:
     if execution.status == "infrastructure_error":
-        return Outcome(None, f"infrastructure_error: {_last_line(execution.stderr)}")
+        return Outcome(None, f"infrastructure_error: {last_line(execution.stderr)}")
     if not execution.ok:
-        return Outcome(False, ": ".join(filter(None, (execution.status, _last_line(execution.stderr)))))
+        return Outcome(False, ": ".join(filter(None, (execution.status, last_line(execution.stderr)))))
     failure = test.failure(execution)
     return Outcome(True) if failure is None else Outcome(False, failure)
 
@@ -101,14 +103,14 @@ def _outcome(test, execution: Execution) -> Outcome:
 def _with_checkers(outcomes: Sequence[Outcome | _CheckerRun], sandbox: Sandbox, counts: RunCounts) -> list[Outcome]:
     """The outcomes with the verdicts of checkers in their places."""
     pending = [one for one in outcomes if isinstance(one, _CheckerRun)]
-    executions = _run([one.program for one in pending], sandbox, counts)
+    executions = run_programs([one.program for one in pending], sandbox, counts)
     verdicts = [_verdict(execution) for execution in executions]
     unsaid = [
         one
         for one, verdict, execution in zip(pending, verdicts, executions, strict=True)
         if verdict is None and execution.status != "infrastructure_error"
     ]
-    controls = iter(_run([one.control.program for one in unsaid], sandbox, counts))
+    controls = iter(run_programs([one.control.program for one in unsaid], sandbox, counts))
     settled = []
     for verdict, execution in zip(verdicts, executions, strict=True):
         if verdict is not None:
@@ -116,7 +118,7 @@ def _with_checkers(outcomes: Sequence[Outcome | _CheckerRun], sandbox: Sandbox, 
         elif execution.status != "infrastructure_error" and _verdict(next(controls)):
             settled.append(Outcome(False, "an output that the checker cannot read"))
         else:
-            settled.append(Outcome(None, f"the checker failed: {execution.status} {_last_line(execution.stderr)}"))
+            settled.append(Outcome(None, f"the checker failed: {execution.status} {last_line(execution.stderr)}"))
     verdict_of = iter(settled)
     return [next(verdict_of) if isinstance(one, _CheckerRun) else one for one in outcomes]
 
@@ -126,7 +128,7 @@ def _verdict(execution: Execution) -> bool | None:
     return VERDICTS.get(execution.stdout.strip()) if execution.ok else None
 
 
-def _run(programs: Sequence[Program], sandbox: Sandbox, counts: RunCounts) -> list[Execution]:
+def run_programs(programs: Sequence[Program], sandbox: Sandbox, counts: RunCounts) -> list[Execution]:
     """An execution for each program; those that are the same are run once."""
     if not programs:
         return []
@@ -143,6 +145,6 @@ def _key(program: Program) -> tuple:
     return program.language, program.source, program.stdin, tuple(program.files.items())
 
 
-def _last_line(stderr: bytes) -> str:
+def last_line(stderr: bytes) -> str:
     lines = stderr[-4 * MAX_REASON_CHARACTERS :].decode(errors="replace").strip().splitlines()
     return lines[-1][:MAX_REASON_CHARACTERS] if lines else ""

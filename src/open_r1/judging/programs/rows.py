@@ -137,17 +137,17 @@ def read_row(verification_info: Mapping[str, Any] | str | None) -> Row:
     if isinstance(info, str):
         info = _json(info, "verification_info")
     if not isinstance(info, Mapping):
-        raise BadRow(f"verification_info: {_short(info)} says nothing; give language and test_cases")
+        raise BadRow(f"verification_info: {short(info)} says nothing; give language and test_cases")
     language = info.get("language")
     if not isinstance(language, str) or language.casefold() not in LANGUAGES:
         mend = closest(language, LANGUAGES) if isinstance(language, str) else ""
-        raise BadRow(f"language: {_short(language)} is none of {', '.join(LANGUAGES)}{mend}")
+        raise BadRow(f"language: {short(language)} is none of {', '.join(LANGUAGES)}{mend}")
     language = LANGUAGES[language.casefold()]
     cases = info.get("test_cases")
     if isinstance(cases, str):
         cases = _json(cases, "test_cases")
     if not isinstance(cases, list | tuple) or not cases:
-        raise BadRow(f"test_cases: {_short(cases)}; without a test no program can be judged, leave the row out")
+        raise BadRow(f"test_cases: {short(cases)}; without a test no program can be judged, leave the row out")
     try:
         checker = checker_of(info.get("checker"))
     except ValueError as error:
@@ -178,7 +178,7 @@ def _test(key: str, case: Any, language: str, checker: tuple[str, dict[str, floa
     kind = case.get("type") if isinstance(case, Mapping) else None
     if kind not in TYPES:
         mend = closest(kind, TYPES) if isinstance(kind, str) else ""
-        raise BadRow(f"{key}.type: {_short(kind)} is none of {', '.join(TYPES)}{mend}")
+        raise BadRow(f"{key}.type: {short(kind)} is none of {', '.join(TYPES)}{mend}")
     if kind != "stdin_stdout" and language != "python":
         raise BadRow(f"{key}.type: {kind} is for Python alone, not for {language}; use stdin_stdout")
     if kind == "stdin_stdout":
@@ -189,18 +189,18 @@ def _test(key: str, case: Any, language: str, checker: tuple[str, dict[str, floa
         raise BadRow(f"checker: {checker[0]!r} is not for asserts, which say themselves how they compare; leave it out")
     text = case.get("assert")
     if not isinstance(text, str):
-        raise BadRow(f"{key}.assert: {_short(text)} is no text")
+        raise BadRow(f"{key}.assert: {short(text)} is no text")
     try:
         return AssertTest(split_asserts(text))
     except CannotSplit as problem:
-        raise BadRow(f"{key}.assert: {_short(text)}: {problem}") from None
+        raise BadRow(f"{key}.assert: {short(text)}: {problem}") from None
 
 
 def _stdin_test(key: str, case: Mapping[str, Any], checker: tuple[str, dict[str, float]]) -> StdinTest:
     stdin, output = case.get("input"), case.get("output")
     for name, value in (("input", stdin), ("output", output)):
         if not isinstance(value, str) and not (name == "input" and value is None):
-            raise BadRow(f"{key}.{name}: {_short(value)} is no text")
+            raise BadRow(f"{key}.{name}: {short(value)} is no text")
     try:
         return StdinTest(stdin or "", output.encode("utf-8"), *checker)
     except UnicodeEncodeError as error:
@@ -210,7 +210,7 @@ def _stdin_test(key: str, case: Mapping[str, Any], checker: tuple[str, dict[str,
 def _call_test(key: str, case: Mapping[str, Any], checker: tuple[str, dict[str, float]]) -> CallTest:
     name, arguments, expected = case.get("fn_name"), case.get("input"), case.get("output")
     if not isinstance(name, str) or not name.isidentifier():
-        raise BadRow(f"{key}.fn_name: {_short(name)} is no name of a function")
+        raise BadRow(f"{key}.fn_name: {short(name)} is no name of a function")
     if checker[0] not in CHECKERS_OF_VALUES:
         raise BadRow(f"checker: {checker[0]!r} is for printed text; a call has one of {', '.join(CHECKERS_OF_VALUES)}")
     if expected is None:
@@ -220,7 +220,7 @@ def _call_test(key: str, case: Mapping[str, Any], checker: tuple[str, dict[str, 
         if isinstance(expected, str):
             expected = _json(expected, f"{key}.output")
     if not isinstance(arguments, list | tuple):
-        raise BadRow(f"{key}.input: {_short(arguments)} is no list; give the arguments as a list, or as JSON of one")
+        raise BadRow(f"{key}.input: {short(arguments)} is no list; give the arguments as a list, or as JSON of one")
     try:
         expected = json.loads(json.dumps(expected))  # exactly what JSON can say: no tuple, no key but text
         return CallTest(name, json.dumps(arguments), expected, *checker)
@@ -232,10 +232,10 @@ def _json(text: str, key: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRow(f"{key}: {_short(text)} is no JSON ({error})") from None
+        raise BadRow(f"{key}: {short(text)} is no JSON ({error})") from None
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     try:
         text = repr(value)
     except ValueError:  # a number of more digits than Python writes

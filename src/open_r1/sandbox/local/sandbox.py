@@ -18,7 +18,7 @@ from open_r1.sandbox.protocol import Execution, Limits, Program, SandboxUnavaila
 
 logger = logging.getLogger(__name__)
 MACHINES = ("x86_64", "aarch64")
-MAX_CACHED_BINARIES = 64
+MAX_CACHED_BINARIES = 512  # of some ten to a hundred kilobytes; more than the programs of a batch
 OUT_OF_MEMORY = (b"MemoryError", b"  what():  std::bad_alloc")  # what Python and C++ say last
 UNSAFE = "set allow_unsafe_local: true to run programs without protection"
 
