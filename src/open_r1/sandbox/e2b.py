@@ -20,12 +20,10 @@ what the image lets everybody read.
 
 import asyncio
 import base64
-import concurrent.futures
 import importlib.util
 import json
 import logging
 import math
-import threading
 import time
 import uuid
 import zlib
@@ -44,7 +42,7 @@ from open_r1.sandbox.protocol import (
     as_bytes,
     infrastructure_error,
 )
-from open_r1.sandbox.remote import backoff_seconds, read_settings
+from open_r1.sandbox.remote import LoopThread, backoff_seconds, read_settings
 
 if TYPE_CHECKING:
     from e2b_code_interpreter import AsyncSandbox
@@ -113,12 +111,8 @@ class E2BSandbox:
         self._options = {option: settings[name] for option, name in addresses.items() if name in settings}
         self._sleep = sleep
         self._clock = clock
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._is_closed = False
+        self._loop_thread = LoopThread("e2b", self._end)
         self._slots = asyncio.Semaphore(self.max_sandboxes)
-        self._batches: set[asyncio.Task] = set()
         self._errands: set[asyncio.Task] = set()
         self._last_creation = -math.inf
 
@@ -150,31 +144,12 @@ class E2BSandbox:
         After `close`, or when another thread closes, all that has not run is an infrastructure error.
         """
         executions: list[Execution | None] = [None] * len(programs)
-        with self._lock:
-            future = None
-            if not self._is_closed:
-                batch = self._run_batch(list(programs), executions)
-                future = asyncio.run_coroutine_threadsafe(batch, self._running_loop())
-        if future is not None:
-            try:
-                future.result()
-            except concurrent.futures.CancelledError:
-                pass
-            except BaseException:  # KeyboardInterrupt: the machines are ended in the other thread
-                future.cancel()
-                raise
+        self._loop_thread.run(lambda: self._run_batch(list(programs), executions))
         return [execution or infrastructure_error("E2B: the sandbox was closed") for execution in executions]
 
     def close(self) -> None:
         """Stops what runs, and returns when all machines are ended (or have refused to, which is logged)."""
-        with self._lock:
-            self._is_closed = True
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._end(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
-            loop.close()
+        self._loop_thread.close()
 
     def __enter__(self) -> "E2BSandbox":
         return self
@@ -182,39 +157,24 @@ class E2BSandbox:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="e2b", daemon=True)
-            self._thread.start()
-        return self._loop
-
     async def _end(self) -> None:
-        batches = list(self._batches)
-        for batch in batches:
-            batch.cancel()
-        await asyncio.gather(*batches, return_exceptions=True)
         while self._errands:
             await asyncio.gather(*self._errands, return_exceptions=True)
         await asyncio.get_running_loop().shutdown_default_executor()
 
     async def _run_batch(self, programs: list[Program], executions: list[Execution | None]) -> None:
         """Fills in the executions."""
-        self._batches.add(asyncio.current_task())
-        try:
-            authors: dict[tuple, dict[int, Program]] = {}
-            for place, program in enumerate(programs):
-                if problem := self.language_problem(program.language):
-                    executions[place] = infrastructure_error(problem)
-                else:
-                    authors.setdefault(_author(program), {})[place] = program
-            begin = self._clock()
-            pieces = [piece for author in authors.values() for piece in self._pieces(author)]
-            async with asyncio.TaskGroup() as group:  # which, if cancelled, waits until all have ended their machines
-                for piece in pieces:
-                    group.create_task(self._run_author(piece, executions, begin))
-        finally:
-            self._batches.discard(asyncio.current_task())
+        authors: dict[tuple, dict[int, Program]] = {}
+        for place, program in enumerate(programs):
+            if problem := self.language_problem(program.language):
+                executions[place] = infrastructure_error(problem)
+            else:
+                authors.setdefault(_author(program), {})[place] = program
+        begin = self._clock()
+        pieces = [piece for author in authors.values() for piece in self._pieces(author)]
+        async with asyncio.TaskGroup() as group:  # which, if cancelled, waits until all have ended their machines
+            for piece in pieces:
+                group.create_task(self._run_author(piece, executions, begin))
 
     def _pieces(self, programs: dict[int, Program]) -> list[dict[int, Program]]:
         """An author's programs, no more together than the longest lifetime of a machine is enough for."""

@@ -15,12 +15,10 @@ comes with U+FFFD in the place of what is not. Recent servers end a stdin that h
 
 import asyncio
 import base64
-import concurrent.futures
 import importlib.util
 import json
 import math
 import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from open_r1.sandbox.protocol import Execution, Limits, Program, SandboxUnavailable, as_bytes, infrastructure_error
-from open_r1.sandbox.remote import backoff_seconds, read_settings
+from open_r1.sandbox.remote import LoopThread, backoff_seconds, read_settings
 
 if TYPE_CHECKING:
     import httpx
@@ -70,14 +68,10 @@ class PistonSandbox:
         self.endpoints = _endpoints(settings)
         self.max_requests = int(settings.get(MAX_REQUESTS, "1"))
         self._sleep = sleep
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._is_closed = False
+        self._loop_thread = LoopThread("piston", self._end)
         self._client: httpx.AsyncClient | None = None
         self._num_running: Counter[str] = Counter()
         self._slot_is_free = asyncio.Condition()
-        self._batches: set[asyncio.Task] = set()
 
     @staticmethod
     def problem() -> str | None:
@@ -109,32 +103,12 @@ class PistonSandbox:
         After `close`, or when another thread closes, all that has not run is an infrastructure error.
         """
         executions: list[Execution | None] = [None] * len(programs)
-        with self._lock:
-            future = (
-                None
-                if self._is_closed
-                else asyncio.run_coroutine_threadsafe(self._run_batch(list(programs), executions), self._running_loop())
-            )
-        if future is not None:
-            try:
-                future.result()
-            except concurrent.futures.CancelledError:
-                pass
-            except BaseException:  # KeyboardInterrupt: no more requests
-                future.cancel()
-                raise
+        self._loop_thread.run(lambda: self._run_batch(list(programs), executions))
         return [execution or infrastructure_error("piston: the sandbox was closed") for execution in executions]
 
     def close(self) -> None:
         """Stops the requests under way; the servers end what they run by themselves."""
-        with self._lock:
-            self._is_closed = True
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._end(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
-            loop.close()
+        self._loop_thread.close()
 
     def __enter__(self) -> "PistonSandbox":
         return self
@@ -142,18 +116,7 @@ class PistonSandbox:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="piston", daemon=True)
-            self._thread.start()
-        return self._loop
-
     async def _end(self) -> None:
-        batches = list(self._batches)
-        for batch in batches:
-            batch.cancel()
-        await asyncio.gather(*batches, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
@@ -161,7 +124,6 @@ class PistonSandbox:
         """Fills in the executions."""
         import httpx
 
-        self._batches.add(asyncio.current_task())
         if self._client is None:
             self._client = httpx.AsyncClient(
                 timeout=httpx.Timeout(self.limits.wall_seconds + GRACE_SECONDS, connect=CONNECT_SECONDS, pool=None),
@@ -174,11 +136,8 @@ class PistonSandbox:
                 executions[place] = infrastructure_error(f"piston: {problem}")
             else:
                 batch.queue.append((place, program))
-        try:
-            num_workers = min(len(batch.queue), len(self.endpoints) * self.max_requests)
-            await asyncio.gather(*(self._work(batch, executions) for _ in range(num_workers)))
-        finally:
-            self._batches.discard(asyncio.current_task())
+        num_workers = min(len(batch.queue), len(self.endpoints) * self.max_requests)
+        await asyncio.gather(*(self._work(batch, executions) for _ in range(num_workers)))
 
     async def _work(self, batch: "_Batch", executions: list[Execution | None]) -> None:
         while batch.queue:

@@ -155,11 +155,30 @@ class Namespaces:
         self._filter.install()
 
 
-class Landlock:
+class ScratchDirectory:
+    """What the tiers without mounts have in common: a directory on the disk, emptied around each run."""
+
+    scratch: str
+    holds_scratch = False
+
+    def before_run(self) -> None:
+        """Empties the scratch directory."""
+        os.chmod(self.scratch, 0o700)
+        empty_directory(self.scratch)
+
+    def after_fork(self) -> None:
+        """Nothing: there is no namespace to come back from."""
+
+    def after_run(self) -> None:
+        """Ends the processes that are left, and empties the scratch directory."""
+        end_children()
+        self.before_run()
+
+
+class Landlock(ScratchDirectory):
     """Tier B. `scratch` is an existing directory that belongs to this server alone."""
 
     name = "B"
-    holds_scratch = False
 
     def __init__(self, readable: list[str], listed: list[str], limits: RunLimits, scratch: str):
         self.limits = limits
@@ -192,19 +211,6 @@ class Landlock:
         self._filters = {fork: kernel.SeccompFilter(instructions) for fork, instructions in filters.items()}
         set_rlimits(limits, None)  # a limit on processes would count all of this user, whoever started them
 
-    def before_run(self) -> None:
-        """Empties the scratch directory."""
-        os.chmod(self.scratch, 0o700)
-        empty_directory(self.scratch)
-
-    def after_fork(self) -> None:
-        """Nothing: there is no namespace to come back from."""
-
-    def after_run(self) -> None:
-        """Ends what a compiler may have left, and empties the scratch directory."""
-        end_children()
-        self.before_run()
-
     def confine(self, fork: bool) -> None:
         """Takes from this process, a child, all that it does not need for a run; `fork` is for compilers."""
         set_cpu_limit(self.limits)
@@ -216,11 +222,10 @@ class Landlock:
         self._filters[fork].install()
 
 
-class Unprotected:
+class Unprotected(ScratchDirectory):
     """Tier C: the limits of one process, and nothing else."""
 
     name = "C"
-    holds_scratch = False
     confining_fds: tuple[int, ...] = ()
 
     def __init__(self, readable: list[str], listed: list[str], limits: RunLimits, scratch: str):
@@ -230,19 +235,6 @@ class Unprotected:
         if sys.platform == "linux":
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         set_rlimits(limits, None)
-
-    def before_run(self) -> None:
-        """Empties the scratch directory."""
-        os.chmod(self.scratch, 0o700)
-        empty_directory(self.scratch)
-
-    def after_fork(self) -> None:
-        """Nothing: there is no namespace to come back from."""
-
-    def after_run(self) -> None:
-        """Ends the processes that are left, and empties the scratch directory."""
-        end_children()
-        self.before_run()
 
     def confine(self, fork: bool) -> None:
         """Sets the limit that is not the server's as well."""
