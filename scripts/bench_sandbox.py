@@ -153,10 +153,10 @@ def filter_bytes() -> bytes:
 def fork_floor(at_a_time: int, num_forks: int) -> float:
     """Forks of a warm interpreter a second, each with a pipe that its child writes to and a wait for its end.
 
-    In an interpreter of its own, as small as the fork server: this one has more to copy.
+    In an interpreter of its own, which has loaded what a fork server has: this one has more to copy.
     """
     code = f"""
-import os, select, time
+import os, select, time, ctypes, json, socket, threading, traceback, {", ".join(languages.PRELOADED)}
 started, left, running, watch = time.perf_counter(), {num_forks}, dict(), select.poll()
 while left or running:
     while left and len(running) < {at_a_time}:
