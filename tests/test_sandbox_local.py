@@ -78,6 +78,22 @@ def test_files_lie_in_the_working_directory(local):
     assert execution.stdout == b"b'\\x00\\xff'\n", execution
 
 
+def test_packages_beneath_tmp_are_found(tmp_path, monkeypatch):
+    package = tmp_path / "deep" / "of_tests.py"
+    package.parent.mkdir()
+    package.write_text("where = 'beneath /tmp'")
+    readable = (*languages.readable_by_programs(), str(package))
+    monkeypatch.setattr(languages, "readable_by_programs", lambda: readable)
+    monkeypatch.setattr("open_r1.sandbox.local.servers.module_paths", lambda: (str(package.parent),))
+    if not str(tmp_path).startswith("/tmp/"):
+        pytest.skip("pytest keeps its files elsewhere, so that this would show nothing")
+    with LocalSandbox(QUICK, concurrency=1) as made:
+        programs = [Program("import of_tests; print(of_tests.where)"), Program("open('x', 'w').write('1')")]
+        executions = made.run(programs)
+    assert executions[0].stdout == b"beneath /tmp\n", executions[0]
+    assert executions[1].ok
+
+
 @pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", ""])
 def test_a_file_outside_of_the_working_directory_is_refused(path):
     with pytest.raises(ValueError, match="working directory"):

@@ -26,7 +26,7 @@ from open_r1.sandbox.protocol import Limits
 Tier = Literal["A", "B", "C"]
 
 SERVER_FILE = Path(__file__).parent / "inside" / "fork_server.py"
-SCRATCH_IN_NAMESPACES = "/tmp"
+SCRATCH_IN_NAMESPACES = "/program"
 MAX_TRIES = 2  # of a job whose server was killed under it
 SECONDS_TO_START = 60.0
 SECONDS_TO_END = 5.0

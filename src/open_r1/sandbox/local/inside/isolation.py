@@ -24,7 +24,7 @@ import kernel
 import seccomp
 
 NOBODY = 65534
-SCRATCH = "/tmp"
+SCRATCH = "/program"  # no directory of that name holds anybody's interpreter, as /tmp or /scratch may
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 STACK_BYTES = 64 << 20
 NUM_OPEN_FILES = 64
@@ -99,7 +99,9 @@ class Namespaces:
             if os.path.islink(path):  # into /usr, on today's systems
                 os.symlink(os.readlink(path), root + path)
         os.symlink(SCRATCH, root + "/dev/shm")  # for the semaphores of multiprocessing
-        os.makedirs(root + SCRATCH, exist_ok=True)
+        os.makedirs(root + SCRATCH)
+        if not os.path.exists(root + "/tmp"):  # else what programs may read lies there
+            os.symlink(SCRATCH, root + "/tmp")
         kernel.pivot_root(root)
         read_only = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount("root", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | read_only)
