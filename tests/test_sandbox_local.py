@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -211,14 +212,27 @@ def test_a_server_that_cannot_start_says_why(monkeypatch):
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_close_leaves_no_process_and_no_file(tier, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_close_leaves_no_process_and_no_file(tier, monkeypatch, request):
+    folder = Path(tempfile.mkdtemp())  # not pytest's, which is closed to the user that a sandbox of root's becomes
+    folder.chmod(0o755)
+    request.addfinalizer(folder.rmdir)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     before, num_fds = servers(), len(os.listdir("/proc/self/fd"))
     with LocalSandbox(QUICK, concurrency=2, tier=tier) as made:
-        made.run([Program("open('left behind', 'w').write('x')")] * 4)
+        assert all(execution.ok for execution in made.run([Program("open('left behind', 'w').write('x')")] * 4))
     assert servers() == before
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == num_fds
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or "B" not in TIERS, reason="of root alone, in tier B")
+def test_a_scratch_directory_that_only_root_can_reach_is_told(tmp_path, monkeypatch):
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with LocalSandbox(QUICK, concurrency=1, tier="B") as made:
+        (execution,) = made.run([Program("print(1)")])
+    assert execution.status == "infrastructure_error"
+    assert b"set TMPDIR to a directory for everybody" in execution.stderr
 
 
 @pytest.mark.parametrize("tier", TIERS)
