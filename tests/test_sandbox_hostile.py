@@ -5,6 +5,7 @@ descriptors, queues, a neighbouring process. Some attacks are also run without a
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -154,7 +155,7 @@ class World:
         """Left open over exec, as a careless trainer does."""
         pair = socket.socketpair()
         files = [os.open(self.secret_files[0], os.O_RDONLY), pair[0].fileno(), self.listeners["tcp"].fileno()]
-        self.descriptors = [os.dup2(fd, number, inheritable=True) for number, fd in enumerate(files, start=230)]
+        self.descriptors = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in files]  # free ones, which exec leaves open
         os.close(files[0])
         pair[0].close()
         self.other_end = pair[1]
