@@ -16,7 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.sandbox import SANDBOXES, Limits, Program, SandboxUnavailable, build_sandbox
+from open_r1.sandbox import (
+    MAX_SHARED_LOCAL,
+    SANDBOXES,
+    Limits,
+    Program,
+    SandboxUnavailable,
+    build_sandbox,
+    shared_sandbox,
+)
 from open_r1.sandbox.local import LocalSandbox, languages, sandbox
 
 TIERS = [tier for tier in ("A", "B") if sandbox.refusal(tier) is None]
@@ -291,6 +299,19 @@ def test_ten_thousand_programs_leave_no_trace(tier):
     assert after == before
     assert mounts_after == mounts
     assert max(now - then for now, then in zip(sizes_after, sizes_before, strict=True)) < 256  # pages: 1 MiB
+
+
+def test_shared_sandboxes_are_the_same_for_the_same_limits_and_do_not_pile_up():
+    others = servers()
+    first = shared_sandbox("local", wall_seconds=4.0)
+    assert shared_sandbox("local", wall_seconds=4.0) is first
+    for seconds in range(2 * MAX_SHARED_LOCAL):
+        made = shared_sandbox("local", wall_seconds=100.0 + seconds)
+        assert made.run([Program("print(1)")])[0].stdout == b"1\n"
+    processes_of_one = 2 if made.tier == "A" else 1
+    assert len(servers(others)) <= MAX_SHARED_LOCAL * processes_of_one
+    assert first.run([Program("print(2)")])[0].stdout == b"2\n"
+    first.close()
 
 
 # --- building ------------------------------------------------------------------------------------------------------

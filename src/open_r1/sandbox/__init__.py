@@ -4,7 +4,8 @@ A sandbox knows programs and limits, never tests: what a program should have pri
 """
 
 import atexit
-import functools
+import threading
+from collections import OrderedDict
 
 from open_r1.sandbox.e2b import E2BSandbox
 from open_r1.sandbox.local import LocalSandbox, available_tier
@@ -28,6 +29,10 @@ SANDBOXES: dict[str, type[Sandbox]] = {
     "router": RouterSandbox,
     "piston": PistonSandbox,
 }
+
+MAX_SHARED_LOCAL = 6
+_shared: OrderedDict[tuple, Sandbox] = OrderedDict()
+_lock = threading.Lock()
 
 
 def build_sandbox(name: str, allow_unsafe_local: bool = False, **limits) -> Sandbox:
@@ -55,11 +60,24 @@ def isolation_of(name: str) -> str | None:
     return (available_tier() or "C") if name == "local" else None
 
 
-@functools.cache
 def shared_sandbox(name: str, **limits) -> Sandbox:
-    """As `build_sandbox`, but one for all who ask for the same in this process; closed when the process ends."""
-    sandbox = build_sandbox(name, **limits)
-    atexit.register(sandbox.close)
+    """As `build_sandbox`, but one for all who ask for the same in this process; closed when the process ends.
+
+    A local sandbox has as many servers as this process has CPUs. So of the local ones only those that were asked for
+    last keep theirs; who still holds another can use it all the same.
+    """
+    key = (name, *sorted(limits.items()))
+    with _lock:
+        if key not in _shared:
+            _shared[key] = build_sandbox(name, **limits)
+            atexit.register(_shared[key].close)
+        _shared.move_to_end(key)
+        sandbox = _shared[key]
+        local = [key for key in _shared if key[0] == "local"]
+        idle = [_shared.pop(key) for key in local[:-MAX_SHARED_LOCAL]]
+    for other in idle:
+        other.close()
+        atexit.unregister(other.close)
     return sandbox
 
 
