@@ -126,7 +126,7 @@ def _wait(tier, pid: int, output_fds: list[int], control: socket.socket) -> str 
                 os.kill(pid, signal.SIGKILL)
                 os._exit(0)
             tree = tree or process_tree.ProcessTree(tier.proc_fd, pidfd)
-            reason = "timeout" if time.monotonic() >= deadline else _over(tier, limits, tree, output_fds)
+            reason = "timeout" if time.monotonic() >= deadline else _over(tier, tree, output_fds)
             if reason:
                 os.kill(pid, signal.SIGKILL)
                 watch.unregister(control)
@@ -137,15 +137,15 @@ def _wait(tier, pid: int, output_fds: list[int], control: socket.socket) -> str 
         os.close(pidfd)
 
 
-def _over(tier, limits, tree, output_fds: list[int]) -> str | None:
+def _over(tier, tree, output_fds: list[int]) -> str | None:
     num_bytes, cpu_seconds, num_threads = tree.use()
-    if num_bytes > limits.memory_bytes:
+    if num_bytes > tier.limits.memory_bytes:
         return "memory"
-    if cpu_seconds >= limits.cpu_seconds:
+    if cpu_seconds >= tier.limits.cpu_seconds:
         return "timeout"
-    if any(os.fstat(fd).st_size > limits.output_bytes for fd in output_fds):
+    if any(os.fstat(fd).st_size > tier.limits.output_bytes for fd in output_fds):
         return "output_limit"
-    if num_threads > limits.processes:
+    if num_threads > tier.limits.processes:
         return "runtime_error"  # where the kernel holds this limit, the program gets an error
     return None if tier.holds_scratch else _over_in_scratch(tier, tree.deleted_bytes())
 
