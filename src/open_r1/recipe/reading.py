@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from open_r1.recipe.sections import Model, Recipe, RecipeError, Section, is_path
+from open_r1.recipe.sections import Grpo, Model, Recipe, RecipeError, Section, is_path
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_problems
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
@@ -201,6 +201,8 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
             yield f"{section}: missing; step {recipe.step} needs it"
         elif given and section not in uses and not (section == "model" and recipe.step == "evaluate"):
             yield f"{section}: step {recipe.step} does not use it; remove it"
+    if recipe.step != "grpo" and recipe.grpo != Grpo():
+        yield f"grpo: step {recipe.step} does not use it; remove it"
     if recipe.step in ("sft", "grpo", "distill") and "model" in recipe.model_fields_set and not recipe.model.name:
         yield "model.name: missing; a Hub id or a path that begins with ./"
     if recipe.model.architecture is not None:

@@ -111,6 +111,33 @@ class Reward(BaseModel):
         return dict(self.model_extra or {})
 
 
+class DynamicSampling(Section):
+    """Replaces groups of equal rewards, which teach nothing, by those of fresh prompts (DAPO, arXiv 2503.14476)."""
+
+    max_factor: float = Field(default=3.0, gt=1)
+    """Sample at most so many times the batch in one step; groups that are still dead then stay in it."""
+
+
+class Grpo(Section):
+    """What the GRPO trainer saves. None of it changes the objective; each can be switched off to see its share."""
+
+    trim_padding: bool = True
+    """Every forward pass is as wide as its own longest row, not as the longest of all rollouts."""
+    sort_by_length: bool = True
+    """Rows of like length are computed together, within the rows of one optimizer step."""
+    skip_dead_groups: bool = True
+    """Groups of equal rewards are not computed (with beta 0): their advantage is zero."""
+    shrink_generation: bool = True
+    """transformers' generate goes on with the unfinished rows alone."""
+    judge_early: bool = True
+    """A completion is judged as soon as it is finished, while others are sampled."""
+    merge_rollouts: bool = True
+    """All rollouts of an optimizer step are sampled at once, also where steps_per_generation asks for several."""
+    max_generation_batch_size: int | None = Field(default=None, gt=0)
+    """Completions that a process samples at once; default: all, or as many as the GPU's memory holds."""
+    dynamic_sampling: DynamicSampling | None = None
+
+
 class Distill(Section):
     """How the teacher is sampled and which of its traces are kept."""
 
@@ -202,6 +229,7 @@ class Recipe(Section):
     rewards: list[Reward] = []
     thinking: Thinking = Thinking()
     trainer: dict[str, Any] = {}
+    grpo: Grpo = Grpo()
     distill: Distill | None = None
     evaluate: Evaluate | None = None
     hardware: Hardware = Hardware()

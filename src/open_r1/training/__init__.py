@@ -1,7 +1,9 @@
-"""What every training run shares: arguments, metrics, guards, resuming, EOS, saving."""
+"""What every training run shares: its data, its arguments, how it is resumed and saved.
 
-import json
-import math
+metrics      metrics.jsonl and the progress bar
+guards       what stops a run that cannot succeed
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
@@ -24,20 +26,17 @@ from open_r1.gold_check import (
     require_verified_programs,
     row_problems,
 )
-from open_r1.recipe import Guards, Recipe, RecipeError
+from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import reward_columns
-from open_r1.step_process import RunStopped
+from open_r1.training.guards import GuardCallback
+from open_r1.training.metrics import METRICS_FILE, MetricsWriter, Progress
 
-METRICS_FILE = "metrics.jsonl"
 MODEL_DIRECTORY = "model"
 # accelerate names the CPU of several processes `cpu:0`, transformers restores the optimizer to the device of that name,
 # and torch knows a CPU by `cpu` alone: without this a run of several CPU processes can never be taken up again.
 torch.serialization.register_package(
     priority=100, tagger=lambda storage: None, deserializer=lambda storage, at: storage if at == "cpu:0" else None
 )
-FAILED_SHARE = "failed_share"  # how a metric's name ends that tells what share of a batch a broken judge left out
-MAX_UNJUDGED_LOGS = 3
-PROGRESS_METRICS = {"reward": "reward", "completions/mean_length": "tokens", "loss": "loss"}
 
 
 def begin(recipe: Recipe) -> PartialState:
@@ -156,92 +155,4 @@ def check_eos_is_trained(recipe: Recipe, trainer: SFTTrainer, tokenizer: PreTrai
                 f"{recipe.source}: model.chat_template: {tokenizer.eos_token!r} is not among the trained tokens of row "
                 f"{index}, so the model would never learn to stop; end the assistant's turn with it in the template, "
                 f"or set trainer.eos_token to the token that does"
-            )
-
-
-class MetricsWriter(TrainerCallback):
-    """Appends each log as one JSON line; on resuming, drops the lines that will be written again."""
-
-    def __init__(self, file: Path):
-        self.file = file
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.file.exists():
-            lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            self.file.write_text("".join(kept), encoding="utf-8")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            with self.file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-
-class Progress(ProgressCallback):
-    """A progress bar with the few metrics that one watches, instead of a printed dict for every log."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            shown = {name: logs[key] for key, name in PROGRESS_METRICS.items() if isinstance(logs.get(key), float)}
-            self.training_bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
-
-
-class GuardCallback(TrainerCallback):
-    """Stops a run that cannot succeed, with the reason and the key to change."""
-
-    def __init__(self, guards: Guards):
-        self.guards = guards
-        self.num_truncated_logs = 0
-        self.num_dead_logs = 0
-        self.num_unjudged_logs = 0
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        logs = logs or {}
-        if self.guards.stop_on_non_finite:
-            for key in ("loss", "grad_norm"):
-                if key in logs and not math.isfinite(logs[key]):
-                    raise RunStopped(
-                        f"stopped at step {state.global_step}: {key} is {logs[key]}; lower trainer.learning_rate or "
-                        f"trainer.max_grad_norm (guards.stop_on_non_finite: false goes on all the same)"
-                    )
-        self._check_truncation(logs, args, state.global_step)
-        self._check_dead_groups(logs, state.global_step)
-        self._check_judges(logs, state.global_step)
-
-    def _check_truncation(self, logs, args, step: int) -> None:
-        share, limit = logs.get("completions/clipped_ratio"), self.guards.max_truncated_share
-        if share is None or limit is None:
-            return
-        self.num_truncated_logs = self.num_truncated_logs + 1 if share >= limit else 0
-        if self.num_truncated_logs >= self.guards.truncated_steps:
-            raise RunStopped(
-                f"stopped at step {step}: {share:.0%} of the completions were cut off at trainer.max_completion_length"
-                f"={args.max_completion_length} tokens, {self.num_truncated_logs} logs in a row: nothing to reward; "
-                f"raise it, or train the model to end first (guards.max_truncated_share: null goes on all the same)"
-            )
-
-    def _check_dead_groups(self, logs, step: int) -> None:
-        share, limit = logs.get("frac_reward_zero_std"), self.guards.max_dead_steps
-        if share is None or limit is None:
-            return
-        self.num_dead_logs = self.num_dead_logs + 1 if share >= 1.0 else 0
-        if self.num_dead_logs >= limit:
-            raise RunStopped(
-                f"stopped at step {step}: in {self.num_dead_logs} logs in a row every group had equal rewards, so "
-                f"there is no gradient; choose data of other difficulty in `data`, raise trainer.num_generations, or "
-                f"stop earlier with trainer.max_steps (guards.max_dead_steps: null goes on all the same)"
-            )
-
-    def _check_judges(self, logs, step: int) -> None:
-        shares = {key: value for key, value in logs.items() if key.endswith(FAILED_SHARE)}
-        limit = self.guards.max_judge_failed_share
-        if not shares or limit is None:
-            return
-        worst = max(shares, key=shares.get)
-        self.num_unjudged_logs = self.num_unjudged_logs + 1 if shares[worst] > limit else 0
-        if self.num_unjudged_logs >= MAX_UNJUDGED_LOGS:
-            raise RunStopped(
-                f"stopped at step {step}: {worst} was {shares[worst]:.0%}, {self.num_unjudged_logs} logs in a row over "
-                f"{limit:.0%}: the judge breaks, and what it does not judge teaches nothing; the completions table "
-                f"says why (guards.max_judge_failed_share: null goes on all the same)"
             )

@@ -1,0 +1,37 @@
+"""metrics.jsonl, one line a log, and a progress bar with the few numbers that one watches."""
+
+import json
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+METRICS_FILE = "metrics.jsonl"
+PROGRESS_METRICS = {"reward": "reward", "completions/mean_length": "tokens", "loss": "loss"}
+
+
+class MetricsWriter(TrainerCallback):
+    """Appends each log as one JSON line; on resuming, drops the lines that will be written again."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and self.file.exists():
+            lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            self.file.write_text("".join(kept), encoding="utf-8")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+            with self.file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class Progress(ProgressCallback):
+    """A progress bar with the few metrics that one watches, instead of a printed dict for every log."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None and logs:
+            shown = {name: logs[key] for key, name in PROGRESS_METRICS.items() if isinstance(logs.get(key), float)}
+            self.training_bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
