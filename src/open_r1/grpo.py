@@ -47,6 +47,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model),
+        savings=recipe.grpo,
     )
     training.train(trainer, recipe, run_dir, tokenizer)
 

@@ -1,31 +1,139 @@
-"""trl.GRPOTrainer where a reward without a verdict is no reward of zero, and judging begins as soon as it can.
+"""The subclass of trl.GRPOTrainer: what it samples, judges and computes is TRL's; how often and how wide is ours.
 
-Shapes: N completions (P prompts x G of each), F reward functions.
+One optimizer step goes through these: `_prepare_inputs` has a rollout sampled, judged and given advantages by TRL and
+arranges its rows in micro-batches of our own; `compute_loss` puts these through TRL's loss, one after the other, at the
+last of the micro-steps that TRL would have spread them over.
+
+Shapes: W processes, N completions of one process (P prompts x G of each in all of them), F reward functions, T tokens.
 """
+
+import contextlib
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import trl
+from accelerate.utils import DistributedType, broadcast
 
+from open_r1.grpo_trainer.groups import FreshPrompts, Rollout, dead_groups, leave_out_unjudged, replace_dead
+from open_r1.grpo_trainer.micro_batches import Lengths, MicroBatch, plan
+from open_r1.grpo_trainer.timing import Phases
+from open_r1.recipe import Grpo
 from open_r1.rewards import BoundReward
+from open_r1.training.checkpoints import WholeCheckpoints
+
+PROMPT_KEYS = ("prompt_ids", "prompt_mask")
+MEAN_OVER_ROWS = ("grpo", "sapo", "dr_grpo", "luspo")  # loss types that divide by the rows of a micro-batch
+MEAN_OVER_TOKENS = ("bnpo",)  # by its tokens; the others divide by the tokens of the whole rollout
 
 
-class GRPOTrainer(trl.GRPOTrainer):
-    """As TRL's, but a completion that one reward could not judge is left out of its group, all its rewards with it.
+@dataclass
+class _RolloutInHand:
+    """What one rollout has so far."""
 
-    Rewards that are judged in other processes begin when the completions are there, and go on while the trainer
-    computes log-probabilities and the other rewards.
+    inputs: list[dict[str, Any]]
+    prompts: list | None = None
+    completions: list | None = None
+    completion_ids: list[list[int]] | None = None
+    rewards_NF: torch.Tensor | None = None
+    dead_P: torch.Tensor | None = None
+
+
+class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
+    """As TRL's, with the same gradient for less work; resumed from any checkpoint it ends with the same weights.
+
+    `savings` says what is saved and how; with all of it switched off the computation is TRL's own. A completion that
+    one reward could not judge is left out of its group, all its rewards with it.
     """
 
+    def __init__(self, *args, savings: Grpo, **kwargs):
+        self.savings = savings
+        config = kwargs["args"]
+        if savings.merge_rollouts:
+            merge_rollouts(config)
+        super().__init__(*args, **kwargs)
+        self.phases = Phases(self.accelerator)
+        self._fresh_prompts = FreshPrompts(self.train_dataset, config.seed)
+        self._in_hand: _RolloutInHand | None = None
+        self._micro_batch: Rollout | None = None
+        # A loss whose value depends on which rows share a micro-batch is computed in TRL's own micro-batches.
+        self._keeps_micro_batches = (
+            self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
+        )
+
+    # --- A rollout: sampling, judging, log-probabilities
+
     def _generate_and_score_completions(self, inputs):
-        self._rows_in_hand = inputs
-        return super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        self._logs = _empty_logs()
+        if self.savings.dynamic_sampling is None:
+            rollout, dead_P = self._roll_out(inputs)
+        else:
+            rollout, dead_P = self._roll_out_live(inputs)
+        self._metrics["train"]["dead_group_share"].append(dead_P.float().mean().item())
+        return rollout
+
+    def _roll_out(self, inputs) -> tuple[Rollout, torch.Tensor]:
+        """TRL's rollout of these inputs, and the dead ones among the groups of all processes."""
+        self._in_hand = hand = _RolloutInHand(inputs)
+        try:
+            rollout = super()._generate_and_score_completions(inputs)
+        finally:
+            self._in_hand = None
+        if self.savings.skip_dead_groups:
+            rollout["advantages"] = rollout["advantages"].masked_fill(self._dead_rows(hand.dead_P, len(inputs)), 0.0)
+        return rollout, hand.dead_P
+
+    def _dead_rows(self, dead_P: torch.Tensor, num_rows: int) -> torch.Tensor:
+        rows = dead_P.repeat_interleave(self.num_generations)
+        start = self.accelerator.process_index * num_rows
+        return rows[start : start + num_rows]
+
+    def _roll_out_live(self, inputs) -> tuple[Rollout, torch.Tensor]:
+        """A rollout with fresh groups in the place of dead ones, and which of all the groups sampled for it are dead.
+
+        DAPO, arXiv 2503.14476, section 3.2. Where too few live groups are found within the limit, dead ones stay and
+        count in every normaliser, as they do without dynamic sampling.
+        """
+        processes = self.accelerator.num_processes
+        with _weighted(self._metrics["train"]) as weigh:
+            rollouts, dead = map(list, zip(self._roll_out(inputs), strict=True))
+            num_groups = len(dead[0])
+            weigh(num_groups)
+            unit = processes // math.gcd(processes, self.num_generations)  # rows are shared out evenly
+            limit = int(self.savings.dynamic_sampling.max_factor * num_groups)
+            while (missing := num_groups - int((~torch.cat(dead)).sum())) > 0:
+                room = limit - sum(map(len, dead))
+                num_prompts = min(-(-missing // unit), room // unit) * unit
+                if num_prompts == 0:
+                    break
+                rows = [row for row in self._fresh_prompts.draw(num_prompts) for _ in range(self.num_generations)]
+                share = len(rows) // processes
+                start = self.accelerator.process_index * share
+                fresh, fresh_dead_P = self._roll_out([dict(row) for row in rows[start : start + share]])
+                rollouts.append(fresh)
+                dead.append(fresh_dead_P)
+                weigh(num_prompts)
+        sampled_P = torch.cat(dead)
+        self._metrics["train"]["dynamic_sampling/factor"].append(len(sampled_P) / num_groups)
+        if len(rollouts) == 1:
+            return rollouts[0], sampled_P
+        return replace_dead(rollouts, dead, self.accelerator, self.num_generations), sampled_P
 
     def _generate(self, prompts):
         generated = super()._generate(prompts)
+        if self._in_hand is None:
+            return generated
         _, completion_ids, _, completions, *_ = generated
+        hand = self._in_hand
+        hand.prompts, hand.completions, hand.completion_ids = prompts, completions, completion_ids
         columns = {
-            key: [row[key] for row in self._rows_in_hand]
-            for key in self._rows_in_hand[0]
+            key: [row[key] for row in hand.inputs]
+            for key in hand.inputs[0]
             if key not in ("prompt", "completion", "completion_ids")
         }
         given = {"prompts": prompts, "completion_ids": completion_ids, "trainer_state": self.state}
@@ -34,21 +142,339 @@ class GRPOTrainer(trl.GRPOTrainer):
                 reward.start(completions, **given, **columns)
         return generated
 
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        with self.phases.measure("generation"):
+            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        self.phases.count_tokens("generation", sum(map(len, completion_ids)))
+        self._wait_for_others()
+        return completion_ids, logprobs
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
-        rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        return leave_out_unjudged(
-            rewards_NF, self.num_generations if self.model.training else self.num_generations_eval
+        hand = self._in_hand
+        if hand is not None and hand.rewards_NF is not None:
+            return hand.rewards_NF
+        with self.phases.measure("rewards"):
+            rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self.phases.count_tokens("rewards", sum(map(len, completion_ids_list)))
+        num_generations = self.num_generations if self.model.training else self.num_generations_eval
+        rewards_NF = leave_out_unjudged(rewards_NF, num_generations)
+        if hand is not None:
+            hand.rewards_NF = rewards_NF
+            each_alone = self.multi_objective_aggregation == "normalize_then_sum"
+            weights_F = self.reward_weights.to(rewards_NF.device)
+            hand.dead_P = dead_groups(rewards_NF, weights_F, num_generations, each_alone)
+        return rewards_NF
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
+    ):
+        score = super()._get_per_token_logps_and_entropies
+        if self._in_hand is None:
+            scored = score(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs)
+            self._note_ratio(scored[0], attention_mask[:, -logits_to_keep:])
+            return scored
+        skipped = self._rows_without_gradient(len(input_ids))
+        with self.phases.measure("logprobs"):
+            micro_batches = self._plan(
+                attention_mask[:, :-logits_to_keep], attention_mask[:, -logits_to_keep:], ~skipped, batch_size
+            )
+            # What is not computed is never used but for the metrics of vLLM's differences, which leave nan out.
+            logps_NT = torch.full(
+                (len(input_ids), logits_to_keep), torch.nan if self.use_vllm else 0.0, device=input_ids.device
+            )
+            for micro_batch in micro_batches:
+                rows, width = micro_batch.rows, micro_batch.completion_width
+                start = input_ids.shape[1] - logits_to_keep
+                columns = slice(start - micro_batch.prompt_width, start + width)
+                ids, mask = input_ids[rows, columns], attention_mask[rows, columns]
+                logps, *_ = score(model, ids, mask, width, batch_size=len(rows), **kwargs)
+                logps_NT[rows, :width] = logps.to(logps_NT.dtype)
+                self.phases.count_tokens("logprobs", int(mask.sum()))
+        return logps_NT, None, None
+
+    def _rows_without_gradient(self, num_rows: int) -> torch.Tensor:
+        """True for the rows of dead groups, for which the rewards are waited for; none where there is a KL term."""
+        if not self.savings.skip_dead_groups or self.beta != 0.0 or self.rollout_func is not None:
+            return torch.zeros(num_rows, dtype=torch.bool, device=self.accelerator.device)
+        hand = self._in_hand
+        self._calculate_rewards(hand.inputs, hand.prompts, hand.completions, hand.completion_ids)
+        return self._dead_rows(hand.dead_P, num_rows)
+
+    # --- An optimizer step: rows in micro-batches of our own, through TRL's loss
+
+    def _prepare_inputs(self, generation_batch):
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        buffered = self._buffered_inputs
+        with self.phases.measure("other"):
+            inputs = super()._prepare_inputs(generation_batch)
+            if self._buffered_inputs is buffered:
+                return inputs
+            self._buffered_inputs = self._arranged(self._buffered_inputs)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _arranged(self, buffered: list[Rollout]) -> list[list[Rollout]]:
+        """The rows of TRL's micro-batches in micro-batches of our own: a list of them for each micro-step.
+
+        Rows may change places as long as they stay within one optimizer step and one rollout; all of these are
+        computed at the last of their micro-steps, so that the gradients are synchronised right after.
+        """
+        num_together = math.gcd(self.args.gradient_accumulation_steps, len(buffered))
+        steps: list[list[Rollout]] = []
+        for start in range(0, len(buffered), num_together):
+            steps += [[]] * (num_together - 1) + [self._rearranged(buffered[start : start + num_together])]
+        return steps
+
+    def _rearranged(self, given: list[Rollout]) -> list[Rollout]:
+        """Some of TRL's micro-batches, which belong to one optimizer step, as ours."""
+        max_rows = len(given[0]["prompt_ids"])
+        rows = {key: torch.cat([g[key] for g in given]) for key, value in given[0].items() if value.dim() > 0}
+        scalars = {key: value for key, value in given[0].items() if value.dim() == 0}
+        needed_N = self._needed_rows(rows)
+        # bnpo divides by the tokens of TRL's micro-batch: its rows stay among themselves.
+        apart = self._keeps_micro_batches or self.loss_type in MEAN_OVER_TOKENS
+        num_rows = len(needed_N)
+        units = [slice(i, i + max_rows) for i in range(0, num_rows, max_rows)] if apart else [slice(0, num_rows)]
+        loss_mask = rows["completion_mask"] * rows.get("tool_mask", 1)
+        arranged, positions = [], 0
+        for unit in units:
+            unit_rows = {key: value[unit] for key, value in rows.items()}
+            needed = needed_N[unit].clone()
+            if unit == units[-1] and not arranged:
+                needed = self._at_least_one(needed)
+            for micro_batch in self._plan(unit_rows["prompt_mask"], unit_rows["completion_mask"], needed, max_rows):
+                taken = _cut_out(unit_rows, micro_batch)
+                if self.loss_type in MEAN_OVER_ROWS:
+                    share = len(micro_batch.rows) / max_rows
+                elif self.loss_type in MEAN_OVER_TOKENS:
+                    share = loss_mask[unit][micro_batch.rows].sum().item() / max(1, loss_mask[unit].sum().item())
+                else:
+                    share = 1.0
+                arranged.append({**scalars, **taken, "loss_share": share, "num_tokens": micro_batch.num_tokens})
+                positions += taken["prompt_mask"].numel() + taken["completion_mask"].numel()
+        self._metrics["train"]["padded_share"].append(1 - sum(map(_num_tokens, arranged)) / positions)
+        return arranged
+
+    def _needed_rows(self, rows: Rollout) -> torch.Tensor:
+        """True for the rows that have a gradient; all of them where nothing is skipped."""
+        every_row = torch.ones_like(rows["advantages"], dtype=torch.bool)
+        if not self.savings.skip_dead_groups or self._keeps_micro_batches:
+            return every_row
+        no_loss = rows["completion_mask"].sum(dim=1) == 0  # mask_truncated_completions
+        return ~no_loss if self.beta != 0.0 else ~no_loss & (rows["advantages"] != 0.0)
+
+    def _at_least_one(self, needed_N: torch.Tensor) -> torch.Tensor:
+        """The same, or with one row if no process needs any: gradients of zero move Adam on, missing ones do not."""
+        if self.accelerator.gather(needed_N.any().view(1)).any():
+            return needed_N
+        one = torch.zeros_like(needed_N)
+        one[0] = True
+        return one
+
+    def _plan(self, prompt_mask, completion_mask, needed_N, max_rows: int) -> list[MicroBatch]:
+        lengths_N3 = torch.stack(
+            [prompt_mask.sum(dim=1), completion_mask.sum(dim=1).clamp(min=1), needed_N.long()], dim=1
         )
+        lengths_WN3 = self.accelerator.gather(lengths_N3).view(-1, *lengths_N3.shape).cpu().numpy()
+        micro_batches = plan(
+            Lengths(lengths_WN3[..., 0], lengths_WN3[..., 1], lengths_WN3[..., 2].astype(bool)),
+            self.accelerator.process_index,
+            max_rows,
+            sort=self.savings.sort_by_length and not self._keeps_micro_batches,
+        )
+        if self.savings.trim_padding:
+            return micro_batches
+        return [MicroBatch(m.rows, prompt_mask.shape[1], completion_mask.shape[1], m.num_tokens) for m in micro_batches]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not self.model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not inputs:  # its rows are computed at a later micro-step
+            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        self._wait_for_others()
+        *earlier, last = inputs
+        done = torch.zeros((), device=self.accelerator.device)
+        with _weighted(self._metrics["train"]) as weigh:
+            for micro_batch in earlier:
+                with self._gradients_stay_here(model):
+                    loss = self._loss_of(model, micro_batch)
+                    self.accelerator.backward(loss, **self._backward_arguments())
+                    done += loss.detach()
+                weigh(micro_batch["num_tokens"])
+            loss = self._loss_of(model, last)
+            weigh(last["num_tokens"])
+        return loss + done
+
+    def _loss_of(self, model, micro_batch: Rollout) -> torch.Tensor:
+        self._micro_batch = micro_batch
+        loss = super().compute_loss(model, micro_batch)
+        self._micro_batch = None
+        self.phases.count_tokens("backward", _num_tokens(micro_batch))
+        return loss * micro_batch["loss_share"]
+
+    @contextlib.contextmanager
+    def _gradients_stay_here(self, model) -> Iterator[None]:
+        """Until the last micro-batch of an optimizer step the processes' gradients are not exchanged."""
+        state = self.accelerator.gradient_state
+        at_last_micro_step = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(at_last_micro_step)
+
+    def _backward_arguments(self) -> dict[str, Any]:
+        # transformers scales the loss itself, and so tells DeepSpeed not to
+        return {"scale_wrt_gas": False} if self.accelerator.distributed_type == DistributedType.DEEPSPEED else {}
+
+    def _note_ratio(self, logps_NT: torch.Tensor, mask_NT: torch.Tensor) -> None:
+        """Logs how far the policy is from the one that sampled, where they can differ."""
+        if self._micro_batch is None or "old_per_token_logps" not in self._micro_batch:
+            return
+        difference_NT = (logps_NT.detach() - self._micro_batch["old_per_token_logps"]) * mask_NT
+        ratio = difference_NT.exp()[mask_NT.bool()]
+        if ratio.numel():
+            self._metrics["train"]["ratio/mean"].append(ratio.mean().item())
+            self._metrics["train"]["ratio/max"].append(ratio.max().item())
+
+    def training_step(self, model, inputs, num_items_in_batch):
+        with self.phases.measure("backward"):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            for name, value in self.phases.metrics().items():
+                self._metrics["train"][name].append(value)
+        return loss
+
+    # --- Resuming
+
+    def _init_training_state(self, *args):
+        epochs_trained, micro_steps_trained = super()._init_training_state(*args)
+        for _ in range(epochs_trained):  # TRL's sampler begins with the first epoch's order again
+            next(iter(self._train_sampler))
+        return epochs_trained, micro_steps_trained
+
+    def _get_train_sampler(self, dataset=None):
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    def extra_state(self) -> dict[str, Any]:
+        """What TRL keeps in memory alone: the rollout in use and where in it the run is, and the prompts drawn."""
+        between_rollouts = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        return {
+            **super().extra_state(),
+            "micro_step": self._step,
+            "rollout": None if between_rollouts else self._buffered_inputs,
+            "fresh_prompts_drawn": self._fresh_prompts.num_drawn,
+            "rollout_table": {name: _as_lists(log) for name, log in self._logs.items()},
+            "reference": self._synced_reference(),
+        }
+
+    def _synced_reference(self) -> dict[str, torch.Tensor] | None:
+        """The reference model's weights where they are replaced while training; in the main process alone."""
+        if not self.args.sync_ref_model:
+            return None
+        weights = self.accelerator.get_state_dict(self.ref_model)
+        return weights if self.accelerator.is_main_process else None
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        super().load_extra_state(state)
+        self._step = state["micro_step"]
+        if state["rollout"] is not None:
+            self._buffered_inputs = [
+                [{key: self._prepare_input(value) for key, value in each.items()} for each in micro_batches]
+                for micro_batches in state["rollout"]
+            ]
+        self._fresh_prompts.num_drawn = state["fresh_prompts_drawn"]
+        for name, log in state["rollout_table"].items():
+            if isinstance(log, dict):
+                self._logs[name].update({column: deque(values) for column, values in log.items()})
+            else:
+                self._logs[name].extend(log)
+        if self.args.sync_ref_model:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            if state["reference"] is not None:
+                reference.load_state_dict(state["reference"])
+            for weight in reference.parameters():
+                weight.data = broadcast(weight.data)
+
+    def _wait_for_others(self) -> None:
+        if self.accelerator.num_processes > 1:
+            with self.phases.measure("waiting"):
+                self.accelerator.wait_for_everyone()
 
 
-def leave_out_unjudged(rewards_NF: torch.Tensor, num_generations: int) -> torch.Tensor:
-    """The rewards, with nan (no verdict) in a whole row if one of its rewards has none where others of its group have.
+def merge_rollouts(config: trl.GRPOConfig) -> None:
+    """Lets one rollout be as large as an optimizer step where it would be one of several: the policy is the same."""
+    per_rollout, per_step = config.steps_per_generation, config.gradient_accumulation_steps
+    if config.num_iterations == 1 and per_rollout < per_step and per_step % per_rollout == 0:
+        config.generation_batch_size *= per_step // per_rollout
+        config.steps_per_generation = per_step
 
-    TRL adds up what is not nan, so that an answer whose judge broke would stand beside its group as if it were wrong.
-    A reward that has no verdict on a whole group (a gold that does not parse, a reward that is not for this kind of
-    problem) says nothing about any of them, and the others go on counting.
+
+def _cut_out(rows: Rollout, micro_batch: MicroBatch) -> Rollout:
+    """The rows of a micro-batch without the padding that all of them have."""
+    width = rows["completion_mask"].shape[1]
+    taken: Rollout = {}
+    for key, values in rows.items():
+        values = values[micro_batch.rows]
+        if key in PROMPT_KEYS:
+            values = values[:, values.shape[1] - micro_batch.prompt_width :]
+        elif values.dim() > 1 and values.shape[1] == width:
+            values = values[:, : micro_batch.completion_width]
+        taken[key] = values
+    return taken
+
+
+def _num_tokens(micro_batch: Rollout) -> int:
+    """Tokens of prompts and completions, without padding."""
+    return int(micro_batch["prompt_mask"].sum() + micro_batch["completion_mask"].sum())
+
+
+@contextlib.contextmanager
+def _weighted(metrics: dict[str, list[float]]) -> Iterator:
+    """Gives a function to call with a weight after each part; what the parts logged becomes one value a name.
+
+    The highest of what is called max, the lowest of min, else the weighted mean. TRL logs a value for each
+    micro-batch and each rollout and takes their plain mean, which counts a short one like a long one.
     """
-    rewards_PGF = rewards_NF.view(-1, num_generations, rewards_NF.shape[1])
-    missing_PGF = rewards_PGF.isnan()
-    alone_PGF = missing_PGF & ~missing_PGF.all(dim=1, keepdim=True)
-    return rewards_PGF.masked_fill(alone_PGF.any(dim=2, keepdim=True), torch.nan).view_as(rewards_NF)
+    before = {name: len(values) for name, values in metrics.items()}
+    parts: list[tuple[dict[str, list[float]], float]] = []
+
+    def weigh(weight: float) -> None:
+        logged = {name: _taken(values, before.get(name, 0)) for name, values in metrics.items() if name != "num_tokens"}
+        parts.append((logged, weight))
+
+    yield weigh
+    for name in dict.fromkeys(name for logged, _ in parts for name, values in logged.items() if values):
+        given = [(value, weight) for logged, weight in parts for value in logged.get(name, [])]
+        metrics[name].append(_one_value(name, [(value, weight) for value, weight in given if not math.isnan(value)]))
+
+
+def _taken(values: list[float], start: int) -> list[float]:
+    taken = values[start:]
+    del values[start:]
+    return taken
+
+
+def _one_value(name: str, given: list[tuple[float, float]]) -> float:
+    if not given:
+        return math.nan
+    values = [value for value, _ in given]
+    kind = name.rpartition("/")[2]
+    if kind.startswith("max") or kind.endswith("max"):
+        return max(values)
+    if kind.startswith("min") or kind.endswith("min"):
+        return min(values)
+    total = sum(weight for _, weight in given)
+    return sum(value * weight for value, weight in given) / total if total else sum(values) / len(values)
+
+
+def _empty_logs() -> dict[str, Any]:
+    """TRL's columns of the completions table, as long as a rollout is."""
+    columns = {name: deque() for name in ("images", "prompt", "completion", "advantages")}
+    return {**columns, "rewards": defaultdict(deque), "extra": defaultdict(deque)}
+
+
+def _as_lists(log):
+    return {name: list(values) for name, values in log.items()} if isinstance(log, dict) else list(log)
