@@ -286,7 +286,7 @@ def test_guards(guards, logs, stops):
 def test_metrics_of_a_resumed_run_have_each_step_once(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')  # killed while writing
-    writer, state = training.MetricsWriter(file), TrainerState(global_step=1, is_world_process_zero=True)
+    writer, state = training.MetricsWriter(tmp_path), TrainerState(global_step=1, is_world_process_zero=True)
     writer.on_train_begin(None, state, None)
     state.global_step = 2
     writer.on_log(None, state, None, logs={"loss": 1.5})

@@ -1,5 +1,6 @@
 """What every training run shares: its data, its arguments, how it is resumed and saved.
 
+checkpoints  checkpoints that are whole, and all that a resumed run needs
 metrics      metrics.jsonl and the progress bar
 guards       what stops a run that cannot succeed
 """
@@ -14,8 +15,8 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
+from trl import SFTTrainer as TrlSFTTrainer
 
 from open_r1 import data, modeling
 from open_r1.gold_check import (
@@ -28,8 +29,9 @@ from open_r1.gold_check import (
 )
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import reward_columns
+from open_r1.training.checkpoints import WholeCheckpoints, last_checkpoint, remove_unfinished, steps_of
 from open_r1.training.guards import GuardCallback
-from open_r1.training.metrics import METRICS_FILE, MetricsWriter, Progress
+from open_r1.training.metrics import MetricsWriter, Progress
 
 MODEL_DIRECTORY = "model"
 # accelerate names the CPU of several processes `cpu:0`, transformers restores the optimizer to the device of that name,
@@ -97,6 +99,10 @@ def trainer_arguments(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     }
 
 
+class SFTTrainer(WholeCheckpoints, TrlSFTTrainer):
+    """trl.SFTTrainer with checkpoints that are whole or not there."""
+
+
 def fine_tune(recipe: Recipe, run_dir: Path, model, tokenizer: PreTrainedTokenizerBase, dataset) -> None:
     """Supervised training with trl.SFTTrainer: loss on `completion` (or on all of `text`), model saved at the end."""
     trainer = SFTTrainer(
@@ -116,18 +122,32 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(Progress())
-    trainer.add_callback(MetricsWriter(run_dir / METRICS_FILE))
+    trainer.add_callback(MetricsWriter(run_dir))
     trainer.add_callback(GuardCallback(recipe.guards))  # last: what it stops at has been written down
     checkpoints = run_dir / "checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
-    if trainer.state.global_step == 0:  # transformers says so in a warning and goes on
-        raise RecipeError(
-            f"{recipe.source}: data: {len(trainer.train_dataset)} rows do not fill one batch, so nothing was trained; "
-            f"give more, or a smaller trainer.per_device_train_batch_size"
-        )
+    if trainer.is_world_process_zero():
+        remove_unfinished(checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_checkpoint(checkpoints)
+    if checkpoint is not None and is_last_step(trainer, checkpoint):
+        trainer._load_from_checkpoint(str(checkpoint))  # transformers would train on, a step too many
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.state.global_step == 0:  # transformers says so in a warning and goes on
+            raise RecipeError(
+                f"{recipe.source}: data: {len(trainer.train_dataset)} rows do not fill one batch, so nothing was "
+                f"trained; give more, or a smaller trainer.per_device_train_batch_size"
+            )
     if trainer.is_world_process_zero():
         modeling.save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run_dir / MODEL_DIRECTORY)
     trainer.accelerator.wait_for_everyone()
+
+
+def is_last_step(trainer: Trainer, checkpoint: Path) -> bool:
+    """True if the run that wrote the checkpoint had nothing left to train."""
+    state = steps_of(checkpoint)
+    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return state.global_step >= max_steps
 
 
 def check_eos_ends_generation(recipe: Recipe, model, tokenizer: PreTrainedTokenizerBase) -> None:

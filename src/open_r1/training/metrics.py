@@ -11,16 +11,23 @@ PROGRESS_METRICS = {"reward": "reward", "completions/mean_length": "tokens", "lo
 
 
 class MetricsWriter(TrainerCallback):
-    """Appends each log as one JSON line; on resuming, drops the lines that will be written again."""
+    """Appends each log as one JSON line; on resuming, drops the lines and tables that will be written again."""
 
-    def __init__(self, file: Path):
-        self.file = file
+    def __init__(self, run_dir: Path):
+        self.run_dir, self.file = run_dir, run_dir / METRICS_FILE
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.file.exists():
+        if not state.is_world_process_zero:
+            return
+        if self.file.exists():
             lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            self.file.write_text("".join(kept), encoding="utf-8")
+            unfinished = self.file.with_suffix(".part")  # a kill must not take the lines that are kept
+            unfinished.write_text("".join(kept), encoding="utf-8")
+            unfinished.replace(self.file)
+        for table in (self.run_dir / "completions").glob("completions_*.parquet"):
+            if int(table.stem.partition("_")[2]) > state.global_step:
+                table.unlink()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:

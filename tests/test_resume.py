@@ -1,0 +1,111 @@
+"""A GRPO run that was taken up again ends with the weights of one that was not, bit for bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import CPU_TRAINER, sums
+
+from open_r1.recipe import load_recipe
+from open_r1.run_record import weights_sha256
+
+TRAINER = {
+    **CPU_TRAINER,
+    "max_steps": 6,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "logging_steps": 1,
+    "log_completions": True,
+    "num_completions_to_print": 0,
+    "per_device_train_batch_size": 4,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "learning_rate": 1e-2,
+    "loss_type": "dapo",
+    "beta": 0.0,
+}
+LETTERS = {"name": "rewards_of_tests:number_of_characters"}
+DIGITS = {"name": "rewards_of_tests:begins_with_a_digit"}
+CASES = {
+    "one rollout a step": {},
+    "two steps a rollout": {"trainer": {"steps_per_generation": 4, "gradient_accumulation_steps": 2}},
+    "two iterations": {"trainer": {"num_iterations": 2, "steps_per_generation": 2}},
+    "several rollouts a step": {
+        "trainer": {"steps_per_generation": 1, "gradient_accumulation_steps": 2},
+        "grpo": {"merge_rollouts": False},
+    },
+    "reference that is replaced": {
+        "trainer": {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 1.0}
+    },
+    "dynamic sampling": {"rewards": [DIGITS], "grpo": {"dynamic_sampling": {"max_factor": 4.0}}},
+    "adapters": {"model": {"lora": {"r": 4, "dropout": 0.1}}, "trainer": {"steps_per_generation": 2}},
+    "second epoch": {"data": [sums(4)], "trainer": {"steps_per_generation": 2}},
+    "logs of several steps": {"trainer": {"logging_steps": 4, "save_steps": 3}},
+    "adaptive entropy": {"trainer": {"use_adaptive_entropy": True, "entropy_target": 4.0, "steps_per_generation": 2}},
+}
+NOT_REPRODUCED = ("step_time", "seconds/", "tokens_per_second/", "/seconds", "seconds_waited")
+
+
+def recipe_of(folder: Path, model: Path, case: dict) -> Path:
+    sections = {
+        "step": "grpo",
+        "seed": 3,
+        "model": {"name": str(model), **case.get("model", {})},
+        "data": case.get("data", [sums(64)]),
+        "rewards": case.get("rewards", [LETTERS]),
+        "trainer": TRAINER | case.get("trainer", {}),
+        "grpo": case.get("grpo", {}),
+        "guards": {"max_truncated_share": None, "max_dead_steps": None},
+        "hardware": {"processes_per_node": case.get("processes", 1)},
+    }
+    file = folder / "recipe.yaml"
+    file.write_text(json.dumps(sections))  # JSON is YAML
+    return file
+
+
+def train(recipe_file: str, run_dir: str) -> None:
+    import torch
+
+    from open_r1.grpo import grpo
+
+    torch.set_num_threads(1)
+    grpo(load_recipe(recipe_file), Path(run_dir))
+
+
+def what_it_left(run_dir: Path) -> tuple[str, list[dict], list[pd.DataFrame]]:
+    """Weights' hash, metrics but for the seconds, and the completions tables but for the seconds."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if not any(part in k for part in NOT_REPRODUCED)} for line in lines]
+    tables = [pd.read_parquet(file) for file in sorted((run_dir / "completions").glob("*.parquet"))]
+    return weights_sha256(run_dir / "model"), metrics, tables
+
+
+def assert_same(one: Path, other: Path) -> None:
+    weights, metrics, tables = what_it_left(one)
+    other_weights, other_metrics, other_tables = what_it_left(other)
+    assert metrics == other_metrics
+    assert len(tables) == len(other_tables)
+    for table, other_table in zip(tables, other_tables, strict=True):
+        pd.testing.assert_frame_equal(table, other_table)
+    assert weights == other_weights
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_taken_up_at_any_checkpoint(name, tmp_path, smallest_model):
+    recipe = recipe_of(tmp_path, smallest_model, CASES[name])
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    train(recipe, whole)
+    for step in (1, 3, 5):
+        if not (whole / "checkpoints" / f"checkpoint-{step}").exists():
+            continue
+        resumed = tmp_path / f"from{step}"
+        shutil.copytree(whole, resumed, symlinks=True)
+        shutil.rmtree(resumed / "model")
+        for checkpoint in (resumed / "checkpoints").glob("checkpoint-*"):
+            if int(checkpoint.name.partition("-")[2]) > step:
+                shutil.rmtree(checkpoint)
+        train(recipe, resumed)
+        assert_same(whole, resumed)
