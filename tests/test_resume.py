@@ -1,7 +1,14 @@
 """A GRPO run that was taken up again ends with the weights of one that was not, bit for bit."""
 
 import json
+import multiprocessing
+import os
+import random
 import shutil
+import signal
+import socket
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -109,3 +116,112 @@ def test_taken_up_at_any_checkpoint(name, tmp_path, smallest_model):
                 shutil.rmtree(checkpoint)
         train(recipe, resumed)
         assert_same(whole, resumed)
+
+
+def start(recipe: Path, run_dir: Path, processes: int) -> list:
+    """The processes of a run, forked from one that has imported everything."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = [
+        FORKSERVER.Process(target=one_process, args=(str(recipe), str(run_dir), rank, processes, port))
+        for rank in range(processes)
+    ]
+    for child in children:
+        child.start()
+    return children
+
+
+def one_process(recipe: str, run_dir: str, rank: int, processes: int, port: int) -> None:
+    os.setpgid(0, 0)  # with all that it starts
+    if processes > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        os.environ.update({key: str(value) for key, value in (place | address).items()})
+    train(recipe, run_dir)
+
+
+def kill(children: list) -> None:
+    for child in children:
+        if child.is_alive():
+            os.killpg(child.pid, signal.SIGKILL)
+        child.join()
+
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["open_r1.grpo", "trl", "peft", "pandas"])
+PROCESSES = {
+    "two processes": {**CASES["two steps a rollout"], "processes": 2},
+    "two processes, dynamic sampling": {**CASES["dynamic sampling"], "processes": 2},
+}
+
+
+class KilledWhileSaving:
+    """Counts what is opened, made, renamed and removed among the checkpoints, and ends the process at one of these."""
+
+    def __init__(self, at_event: int):
+        self.left = at_event
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and "checkpoint" in str(arguments[0]):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_saving(recipe: str, run_dir: str, at_event: int) -> None:
+    sys.addaudithook(KilledWhileSaving(at_event))
+    train(recipe, run_dir)
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(tmp_path, smallest_model):
+    case = {"trainer": {**CASES["two iterations"]["trainer"], "max_steps": 8, "save_total_limit": 1}}
+    recipe = recipe_of(tmp_path, smallest_model, case)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    train(recipe, whole)
+    moments = random.Random(0)
+    for _ in range(10):
+        child = FORKSERVER.Process(target=die_while_saving, args=(str(recipe), str(killed), moments.randrange(1, 60)))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        for checkpoint in (killed / "checkpoints").glob("checkpoint-*"):
+            assert {"model.safetensors", "optimizer.pt", "trainer_state.json", "extra_state_0.pt"} <= {
+                file.name for file in checkpoint.iterdir()
+            }
+    train(recipe, killed)
+    assert_same(whole, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES | PROCESSES)
+def test_killed_at_random_moments(name, tmp_path, smallest_model):
+    case = (CASES | PROCESSES)[name]
+    processes = case.get("processes", 1)
+    recipe = recipe_of(
+        tmp_path,
+        smallest_model,
+        {**case, "trainer": {"max_steps": 40, "save_total_limit": 2, **case.get("trainer", {})}},
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    began = time.monotonic()
+    children = start(recipe, whole, processes)
+    for child in children:
+        child.join()
+    seconds = time.monotonic() - began
+    moments, num_kills = random.Random(name), 0
+    for _ in range(3):
+        children = start(recipe, killed, processes)
+        children[0].join(moments.uniform(0.3, 0.9) * seconds)
+        num_kills += children[0].is_alive()
+        kill(children)
+    assert num_kills >= 1
+    children = start(recipe, killed, processes)
+    for child in children:
+        child.join()
+    assert_same(whole, killed)

@@ -183,9 +183,9 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
                 (len(input_ids), logits_to_keep), torch.nan if self.use_vllm else 0.0, device=input_ids.device
             )
             for micro_batch in micro_batches:
-                rows, width = micro_batch.rows, micro_batch.completion_width
+                rows, width = micro_batch.rows, min(micro_batch.completion_width, logits_to_keep)
                 start = input_ids.shape[1] - logits_to_keep
-                columns = slice(start - micro_batch.prompt_width, start + width)
+                columns = slice(max(0, start - micro_batch.prompt_width), start + width)
                 ids, mask = input_ids[rows, columns], attention_mask[rows, columns]
                 logps, *_ = score(model, ids, mask, width, batch_size=len(rows), **kwargs)
                 logps_NT[rows, :width] = logps.to(logps_NT.dtype)
@@ -413,13 +413,13 @@ def merge_rollouts(config: trl.GRPOConfig) -> None:
 
 
 def _cut_out(rows: Rollout, micro_batch: MicroBatch) -> Rollout:
-    """The rows of a micro-batch without the padding that all of them have."""
+    """The rows of a micro-batch without padding beyond its widths, which may be those of another process."""
     width = rows["completion_mask"].shape[1]
     taken: Rollout = {}
     for key, values in rows.items():
         values = values[micro_batch.rows]
         if key in PROMPT_KEYS:
-            values = values[:, values.shape[1] - micro_batch.prompt_width :]
+            values = values[:, max(0, values.shape[1] - micro_batch.prompt_width) :]
         elif values.dim() > 1 and values.shape[1] == width:
             values = values[:, : micro_batch.completion_width]
         taken[key] = values
