@@ -101,8 +101,10 @@ def test_every_reward_logs_its_seconds_and_its_share_of_none():
 
 def test_a_reward_that_is_judged_elsewhere_begins_when_it_is_told_to():
     begun, may_end = threading.Event(), threading.Event()
+    calls = []
 
     def judged_elsewhere(completions, log_metric=None, log_extra=None, **columns):
+        calls.append(list(completions))
         begun.set()
         assert may_end.wait(20)
         log_metric("metric", 2.0)
@@ -110,22 +112,60 @@ def test_a_reward_that_is_judged_elsewhere_begins_when_it_is_told_to():
         return [columns["solution"][0]]
 
     reward = BoundReward("name", judged_elsewhere, {}, starts_early=True)
-    completions, logged = ["one"], {}
-    reward.start(completions, solution=[0.5])
+    logged = {}
+    reward.start(["one"], solution=[0.5])
     assert begun.wait(20)  # nobody has called it yet
     may_end.set()
     logs = {"log_metric": logged.__setitem__, "log_extra": logged.__setitem__}
-    assert reward(completions, solution=["not asked again"], **logs) == [0.5]
+    assert reward(["one"], solution=[0.5], more=["than was known at the start"], **logs) == [0.5]
+    assert calls == [["one"]]
     assert logged["metric"] == 2.0
     assert logged["extra"] == ["x"]
     assert logged["rewards/name/seconds_waited"] <= logged["rewards/name/seconds"] + 1.0
 
 
-def test_a_start_counts_for_its_own_completions_alone():
-    reward = BoundReward("name", lambda completions, **columns: [len(completions)], {}, starts_early=True)
-    reward.start(["a", "b"])
-    assert reward(["a"]) == [1]
-    assert reward(["a", "b", "c"]) == [3]
+def number_and_length(completions, solution, log_extra=None, log_metric=None, **columns):
+    log_extra("seen", [f"{one}!" for one in completions])
+    log_metric("answers/long_share", sum(len(one) > 1 for one in completions) / len(completions))
+    log_metric("answers/distinct_pairs", len(completions))
+    return [number + len(one) for one, number in zip(completions, solution, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [[], [[0, 1, 2, 3]], [[3, 2, 1, 0]], [[2, 0]], [[1], [3], [0, 2]]],
+    ids=lambda starts: f"started {starts}",
+)
+def test_rows_that_were_begun_apart_make_the_batch(starts):
+    reward = BoundReward("name", number_and_length, {}, starts_early=True)
+    completions, solution, logged = ["a", "bc", "d", "e"], [10, 20, 30, 40], {}
+    for positions in starts:
+        some = {"completions": [completions[p] for p in positions], "solution": [solution[p] for p in positions]}
+        reward.start(**some, positions=positions)
+    logs = {"log_metric": logged.__setitem__, "log_extra": logged.__setitem__}
+    assert reward(completions, solution=solution, **logs) == [11, 22, 31, 41]
+    assert logged["seen"] == ["a!", "bc!", "d!", "e!"]
+    assert logged["answers/long_share"] == 0.25
+    assert logged["answers/distinct_pairs"] == 4
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        {"completions": ["a", "b"], "solution": [1, 2]},
+        {"completions": ["b"], "solution": [1]},
+        {"completions": ["a"], "solution": [2]},
+        {"completions": ["a"], "solution": [1], "positions": [1]},
+    ],
+    ids=["more of them", "another answer", "another row", "another place"],
+)
+def test_a_start_counts_for_its_own_rows_alone(begun):
+    calls = []
+    reward = BoundReward("name", lambda completions, **columns: calls.append(completions) or [0.5], {}, True)
+    reward.start(**begun)
+    assert reward(["a"], solution=[1]) == [0.5]
+    assert calls[-1] == ["a"]
+    assert len(calls) == 2
 
 
 def test_an_exception_of_a_started_reward_comes_out_of_the_call():

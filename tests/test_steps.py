@@ -138,13 +138,13 @@ def test_judging_begins_before_the_trainer_asks_for_rewards(run, monkeypatch):
     note("start")
     note("__call__")
     run(grpo, rewards=["accuracy", LETTERS], trainer=SHORT | ROLLOUTS | {"max_steps": 1})
-    training = [(what, name) for what, name, completions in order if len(completions) == 8]
-    assert training == [
-        *(("start", name) for name in ("accuracy", "number_of_characters")),
-        *(("__call__", name) for name in ("accuracy", "number_of_characters")),
-    ]
-    completions = [completions for _, name, completions in order if name == "accuracy" and len(completions) == 8]
-    assert completions[0] is completions[1]  # else it would be judged twice
+    *starts, call = [what for what, name, some in order if name == "accuracy" and (what == "start" or len(some) == 8)]
+    assert starts
+    assert set(starts) == {"start"}
+    assert call == "__call__"
+    started = [one for what, name, some in order if (what, name) == ("start", "accuracy") for one in some]
+    called = next(some for what, name, some in order if (what, name, len(some)) == ("__call__", "accuracy", 8))
+    assert sorted(map(str, started)) == sorted(map(str, called))  # else some would be judged twice
 
 
 def test_golds_that_the_reward_does_not_accept_stop_grpo(run, tmp_path):

@@ -1,4 +1,20 @@
-"""Where the seconds of an optimizer step go, and how many tokens each phase handles in one."""
+"""Where the seconds of an optimizer step go, how many tokens each phase handles in one, and the memory it takes.
+
+A step lasts from one step's last gradient to the next one's, so that nothing between the two is left out. What comes
+after the gradients (the optimizer's own step, the log, the completions table, a checkpoint) counts in the step that
+follows, as `other`; after the last step nobody counts it. The first step after a start or a resume begins with its
+first phase: loading a model or a checkpoint and skipping what was trained on are in none.
+
+    generation   sampling, until the process has its completions
+    rewards      waiting for the rewards; what was judged while others were still sampled costs nothing here
+    logprobs     log-probabilities of the completions without gradients: of the policy that sampled, of the reference
+    backward     the loss, forward and backward, and the exchange of gradients
+    waiting      for other processes: before the rewards and before the loss; within a phase it counts in the phase
+    weight_sync  handing new weights to vLLM
+    other        all the rest, data and optimizer among it
+
+Shapes: W processes, F phases.
+"""
 
 import contextlib
 import time
@@ -9,7 +25,9 @@ import torch
 from accelerate import Accelerator
 
 PHASES = ("generation", "rewards", "logprobs", "backward", "waiting", "weight_sync")
+OTHER = "other"
 WITH_TOKENS = ("generation", "logprobs", "backward")
+PEAK_MEMORY = "memory/peak_gb"
 
 
 class Phases:
@@ -20,7 +38,8 @@ class Phases:
         self._seconds: dict[str, float] = defaultdict(float)
         self._tokens: dict[str, int] = defaultdict(int)
         self._running: list[str] = []
-        self._since = self._step_began = clock()
+        self._since = 0.0
+        self._step_began: float | None = None
 
     @contextlib.contextmanager
     def measure(self, phase: str) -> Iterator[None]:
@@ -36,30 +55,42 @@ class Phases:
         self._tokens[phase] += num_tokens
 
     def metrics(self) -> dict[str, float]:
-        """Seconds (mean over processes) and tokens per second (of all processes) since the last call; every process
-        has to call it."""
-        now = self._clock()
-        step, self._step_began = now - self._step_began, now
-        local = [step, *(self._seconds[p] for p in PHASES), *(self._tokens[p] for p in WITH_TOKENS)]
+        """Seconds (mean over processes) and tokens per second (of all processes) since the last call, and the most
+        memory that torch has had on one GPU so far (in 10^9 bytes); every process has to call it.
+
+        A phase that took no time has no tokens per second. Those of `step` are the sampled ones alone.
+        """
+        self._note()
+        step, self._step_began = self._since - self._step_began, self._since
+        on_gpu = self._accelerator.device.type == "cuda"
+        local = [
+            torch.cuda.max_memory_allocated() / 1e9 if on_gpu else 0.0,
+            step,
+            *(self._seconds[phase] for phase in PHASES),
+            *(self._tokens[phase] for phase in WITH_TOKENS),
+        ]
         self._seconds.clear()
         self._tokens.clear()
-        vector = torch.tensor([local], dtype=torch.float64, device=self._accelerator.device)
-        gathered = self._accelerator.gather(vector)
-        step, *seconds = gathered.mean(dim=0).tolist()[: 1 + len(PHASES)]
-        tokens = dict(zip(WITH_TOKENS, gathered.sum(dim=0).tolist()[1 + len(PHASES) :], strict=True))
-        result = {f"seconds/{phase}": value for phase, value in zip(PHASES, seconds, strict=True)}
-        result["seconds/step"] = step
-        result["seconds/other"] = step - sum(seconds)
-        for phase, count in tokens.items():
-            if result[f"seconds/{phase}"] > 0:
-                result[f"tokens_per_second/{phase}"] = count / result[f"seconds/{phase}"]
-        result["tokens_per_second/step"] = tokens["generation"] / step
-        return result
+        gathered = self._accelerator.gather(torch.tensor([local], dtype=torch.float64, device=self._accelerator.device))
+        memory_W1, step_W1, seconds_WF, tokens_WF = gathered.cpu().split([1, 1, len(PHASES), len(WITH_TOKENS)], dim=1)
+        step = step_W1.mean().item()
+        seconds = dict(zip(PHASES, seconds_WF.mean(dim=0).tolist(), strict=True))
+        tokens = dict(zip(WITH_TOKENS, tokens_WF.sum(dim=0).tolist(), strict=True))
+        rates = {phase: tokens[phase] / seconds[phase] for phase in WITH_TOKENS if seconds[phase] > 0}
+        seconds |= {OTHER: step - sum(seconds.values()), "step": step}
+        rates["step"] = tokens["generation"] / step
+        return {
+            **{f"seconds/{name}": value for name, value in seconds.items()},
+            **{f"tokens_per_second/{name}": value for name, value in rates.items()},
+            **({PEAK_MEMORY: memory_W1.max().item()} if on_gpu else {}),
+        }
 
     def _note(self) -> None:
         if self._accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         now = self._clock()
-        if self._running:
+        if self._step_began is None:
+            self._step_began = now
+        elif self._running:
             self._seconds[self._running[-1]] += now - self._since
         self._since = now

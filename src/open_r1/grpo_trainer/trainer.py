@@ -10,22 +10,25 @@ Shapes: W processes, N completions of one process (P prompts x G of each in all 
 import contextlib
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import trl
 from accelerate.utils import DistributedType, broadcast
+from trl.data_utils import is_conversational
 
 from open_r1.grpo_trainer.groups import FreshPrompts, Rollout, dead_groups, leave_out_unjudged, replace_dead
 from open_r1.grpo_trainer.micro_batches import Lengths, MicroBatch, plan
+from open_r1.grpo_trainer.rollout import Sampler, sampling_with
 from open_r1.grpo_trainer.timing import Phases
 from open_r1.recipe import Grpo
 from open_r1.rewards import BoundReward
 from open_r1.training.checkpoints import WholeCheckpoints
 
 PROMPT_KEYS = ("prompt_ids", "prompt_mask")
+NOT_COLUMNS = ("prompt", "completion", "completion_ids")  # of a row; TRL gives rewards its other columns
 MEAN_OVER_ROWS = ("grpo", "sapo", "dr_grpo", "luspo")  # loss types that divide by the rows of a micro-batch
 MEAN_OVER_TOKENS = ("bnpo",)  # by its tokens; the others divide by the tokens of the whole rollout
 
@@ -38,6 +41,8 @@ class _RolloutInHand:
     prompts: list | None = None
     completions: list | None = None
     completion_ids: list[list[int]] | None = None
+    being_judged: set[int] = field(default_factory=set)
+    """Rows whose rewards have begun."""
     rewards_NF: torch.Tensor | None = None
     dead_P: torch.Tensor | None = None
 
@@ -56,6 +61,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             merge_rollouts(config)
         super().__init__(*args, **kwargs)
         self.phases = Phases(self.accelerator)
+        self._sampler = Sampler(savings.max_generation_batch_size)
         self._fresh_prompts = FreshPrompts(self.train_dataset, config.seed)
         self._in_hand: _RolloutInHand | None = None
         self._micro_batch: Rollout | None = None
@@ -131,23 +137,45 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         _, completion_ids, _, completions, *_ = generated
         hand = self._in_hand
         hand.prompts, hand.completions, hand.completion_ids = prompts, completions, completion_ids
-        columns = {
-            key: [row[key] for row in hand.inputs]
-            for key in hand.inputs[0]
-            if key not in ("prompt", "completion", "completion_ids")
-        }
-        given = {"prompts": prompts, "completion_ids": completion_ids, "trainer_state": self.state}
-        for reward in self.reward_funcs:
-            if isinstance(reward, BoundReward):
-                reward.start(completions, **given, **columns)
+        self._judge([row for row in range(len(prompts)) if row not in hand.being_judged], completion_ids, completions)
         return generated
 
+    def _judge(self, rows: Sequence[int], completion_ids: Sequence[list[int]], completions: Sequence) -> None:
+        """Lets the rewards begin with these rows of the rollout in hand."""
+        hand = self._in_hand
+        if not self.savings.judge_early or not rows:
+            return
+        hand.being_judged.update(rows)
+        inputs = [hand.inputs[row] for row in rows]
+        columns = {key: [given[key] for given in inputs] for key in inputs[0] if key not in NOT_COLUMNS}
+        columns |= {"prompts": [given["prompt"] for given in inputs], "completion_ids": list(completion_ids)}
+        for reward in self.reward_funcs:
+            if isinstance(reward, BoundReward):
+                reward.start(completions, positions=rows, trainer_state=self.state, **columns)
+
+    def _judge_finished(self, rows: list[int], completion_ids: list[list[int]]) -> None:
+        """The same for rows that the sampler has finished while it goes on with others."""
+        texts = self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        conversational = is_conversational({"prompt": self._in_hand.inputs[0]["prompt"]})
+        completions = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
+        self._judge(rows, completion_ids, completions)
+
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
-        with self.phases.measure("generation"):
+        with self.phases.measure("generation"), self._sampling():
             completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self.phases.count_tokens("generation", sum(map(len, completion_ids)))
         self._wait_for_others()
         return completion_ids, logprobs
+
+    def _sampling(self) -> contextlib.AbstractContextManager:
+        """transformers' generate goes on with the rows that have not ended; other backends do so themselves."""
+        if self._in_hand is None or not self.savings.shrink_generation or self.use_vllm:
+            return contextlib.nullcontext()
+        # With tools, or a response that has to be parsed, a completion is more than its text.
+        parsed = any(getattr(self._tokenizer, name, None) for name in ("response_template", "response_schema"))
+        more_than_text = self.tools or parsed or self.rollout_func is not None
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        return sampling_with(model, self._sampler, None if more_than_text else self._judge_finished)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         hand = self._in_hand
@@ -366,6 +394,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             "micro_step": self._step,
             "rollout": None if between_rollouts else self._buffered_inputs,
             "fresh_prompts_drawn": self._fresh_prompts.num_drawn,
+            "rows_that_fit": self._sampler.rows_that_fit,
             "rollout_table": {name: _as_lists(log) for name, log in self._logs.items()},
             "reference": self._synced_reference(),
         }
@@ -386,6 +415,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
                 for micro_batches in state["rollout"]
             ]
         self._fresh_prompts.num_drawn = state["fresh_prompts_drawn"]
+        self._sampler.rows_that_fit = state["rows_that_fit"]
         for name, log in state["rollout_table"].items():
             if isinstance(log, dict):
                 self._logs[name].update({column: deque(values) for column, values in log.items()})

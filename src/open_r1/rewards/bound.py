@@ -3,20 +3,41 @@
 import asyncio
 import functools
 import inspect
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from open_r1.rewards.completion import Completion
 
+# Metrics of our rewards that say how much there was, and add up; all others are shares and rates, and have a mean.
+AMOUNTS = ("seconds_waited", "distinct_pairs", "budget_kills", "judge_crashes")
+
+
+@dataclass
+class _Rows:
+    """Some rows of a batch: their positions in it, and what the function is called with."""
+
+    positions: list[int]
+    completions: list[Completion]
+    columns: dict[str, Any]
+
+    def are_in(self, completions: Sequence[Completion], columns: dict[str, Any]) -> bool:
+        """True if a batch has these very rows at these positions."""
+        return max(self.positions, default=-1) < len(completions) and self == _rows(
+            self.positions, completions, {name: columns.get(name) for name in self.columns}
+        )
+
 
 @dataclass
 class _Work:
-    """One batch's values, and what the function wanted logged."""
+    """The values of some rows, and what the function wanted logged."""
 
+    rows: _Rows
     values: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
     extras: list[tuple[str, list]] = field(default_factory=list)
@@ -27,10 +48,11 @@ class BoundReward:
     """A reward in TRL's signature, named as TRL's metrics will show it.
 
     With TRL's `log_metric` it also logs the seconds that a batch took, the seconds that its caller had to wait for it,
-    and the share of None. `start` begins a batch in the background; the call for the same completions then waits for
-    what is left of it. Only a reward that leaves the work to other processes `starts_early`: another would compete
-    with the trainer for the interpreter. With `shuffle_seed` the values are handed out in random order, the same for
-    all rewards of a step, and nothing of the function's own is logged.
+    and the share of None. `start` begins rows of a batch in the background, as often as rows are there; the call for
+    the batch then waits for what is left of it. Only a reward that leaves the work to other processes, and judges each
+    row by itself, `starts_early`: another would compete with the trainer for the interpreter. With `shuffle_seed` the
+    values are handed out in random order, the same for all rewards of a step, and nothing of the function's own is
+    logged.
     """
 
     def __init__(
@@ -53,23 +75,27 @@ class BoundReward:
             if parameter.kind is parameter.KEYWORD_ONLY
         }
         self._background: ThreadPoolExecutor | None = None
-        self._started: tuple[Sequence[Completion], Future[_Work]] | None = None
+        self._waiting: deque[_Rows] = deque()
+        self._begun: list[Future[_Work | None]] = []
 
-    def start(self, completions: Sequence[Completion], **columns) -> None:
-        """Begins to judge these completions, unless this reward is one that begins when it is called."""
-        if self.starts_early:
-            if self._background is None:
-                self._background = ThreadPoolExecutor(1, thread_name_prefix=f"reward {self.__name__}")
-            self._started = (completions, self._background.submit(self._work, completions, columns))
+    def start(self, completions: Sequence[Completion], positions: Iterable[int] | None = None, **columns) -> None:
+        """Begins to judge these completions, unless this reward is one that begins when it is called.
+
+        `positions` are theirs in the batch that they are part of (all of it if None). What waits when the background
+        becomes free is judged together.
+        """
+        if not self.starts_early:
+            return
+        if self._background is None:
+            self._background = ThreadPoolExecutor(1, thread_name_prefix=f"reward {self.__name__}")
+        positions = list(range(len(completions)) if positions is None else positions)
+        self._waiting.append(_Rows(positions, list(completions), columns))
+        self._begun.append(self._background.submit(self._work_on_waiting))
 
     def __call__(self, completions: Sequence[Completion], log_metric=None, log_extra=None, **columns):
         """One value for each completion, in order; None without a verdict."""
         called = time.monotonic()
-        started, self._started = self._started, None
-        if started is not None and started[0] is completions:
-            work = started[1].result()
-        else:
-            work = self._work(completions, columns)
+        work = self._together(completions, columns)
         if log_extra is not None and self._shuffle_seed is None:
             for column, values in work.extras:
                 log_extra(column, values)
@@ -87,14 +113,73 @@ class BoundReward:
         random.Random(f"{self._shuffle_seed}/{step}/{len(values)}").shuffle(values)
         return values
 
-    def _work(self, completions: Sequence[Completion], columns: dict[str, Any]) -> _Work:
-        work, began = _Work(), time.monotonic()
-        logs = {
-            "log_extra": lambda column, values: work.extras.append((column, values)),
-            "log_metric": lambda metric, value: work.metrics.append((metric, value)),
+    def _together(self, completions: Sequence[Completion], columns: dict[str, Any]) -> _Work:
+        """The work on a whole batch: what was begun of it, and now the rest."""
+        begun, self._begun = self._begun, []
+        parts = [work for future in begun if (work := future.result()) and work.rows.are_in(completions, columns)]
+        done = {position for part in parts for position in part.rows.positions}
+        rest = [position for position in range(len(completions)) if position not in done]
+        if rest or not parts:
+            parts.append(self._work(_rows(rest, completions, columns)))
+        return parts[0] if len(parts) == 1 and not done else _one_batch(parts, len(completions))
+
+    def _work_on_waiting(self) -> _Work | None:
+        """The work on all that waits, None if an earlier call has taken it along."""
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not waiting:
+            return None
+        columns = {
+            name: [value for rows in waiting for value in rows.columns[name]] if isinstance(column, list) else column
+            for name, column in waiting[-1].columns.items()
         }
-        columns = {name: column for name, column in columns.items() if name not in self._not_columns}
-        values = self._function(completions=completions, **self._parameters, **logs, **columns)
+        positions = [position for rows in waiting for position in rows.positions]
+        return self._work(_Rows(positions, [one for rows in waiting for one in rows.completions], columns))
+
+    def _work(self, rows: _Rows) -> _Work:
+        work, began = _Work(rows), time.monotonic()
+        columns = {name: column for name, column in rows.columns.items() if name not in self._not_columns}
+        values = self._function(
+            completions=rows.completions,
+            **self._parameters,
+            log_extra=lambda column, values: work.extras.append((column, values)),
+            log_metric=lambda metric, value: work.metrics.append((metric, value)),
+            **columns,
+        )
         work.values = asyncio.run(values) if inspect.iscoroutine(values) else values
         work.seconds = time.monotonic() - began
         return work
+
+
+def _rows(positions: list[int], completions: Sequence[Completion], columns: dict[str, Any]) -> _Rows:
+    """The rows at these positions of a batch; of its columns what is a list has a value for each row."""
+    taken = {
+        name: [column[position] for position in positions] if isinstance(column, list) else column
+        for name, column in columns.items()
+    }
+    return _Rows(positions, [completions[position] for position in positions], taken)
+
+
+def _one_batch(parts: Sequence[_Work], num_rows: int) -> _Work:
+    """The work on all rows of a batch, in the batch's order."""
+    whole = _Work(_Rows(list(range(num_rows)), [], {}), seconds=sum(part.seconds for part in parts))
+    whole.values = _in_order([(part.rows.positions, part.values) for part in parts], num_rows)
+    for column in dict.fromkeys(column for part in parts for column, _ in part.extras):
+        pieces = [(part.rows.positions, values) for part in parts for name, values in part.extras if name == column]
+        whole.extras.append((column, _in_order(pieces, num_rows)))
+    for metric in dict.fromkeys(metric for part in parts for metric, _ in part.metrics):
+        given = [(value, len(part.values)) for part in parts for name, value in part.metrics if name == metric]
+        amount = math.fsum(value * (1 if _is_amount(metric) else weight) for value, weight in given)
+        whole.metrics.append((metric, amount if _is_amount(metric) else amount / max(1, sum(w for _, w in given))))
+    return whole
+
+
+def _in_order(pieces: Sequence[tuple[list[int], list]], num_rows: int) -> list:
+    whole = [None] * num_rows
+    for positions, values in pieces:
+        for position, value in zip(positions, values, strict=True):
+            whole[position] = value
+    return whole
+
+
+def _is_amount(metric: str) -> bool:
+    return metric.rpartition("/")[2] in AMOUNTS
