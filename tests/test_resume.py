@@ -37,6 +37,7 @@ LETTERS = {"name": "rewards_of_tests:number_of_characters"}
 DIGITS = {"name": "rewards_of_tests:begins_with_a_digit"}
 CASES = {
     "one rollout a step": {},
+    "rewards that begin early": {"rewards": ["accuracy", LETTERS], "trainer": {"steps_per_generation": 2}},
     "two steps a rollout": {"trainer": {"steps_per_generation": 4, "gradient_accumulation_steps": 2}},
     "two iterations": {"trainer": {"num_iterations": 2, "steps_per_generation": 2}},
     "several rollouts a step": {

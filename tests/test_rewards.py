@@ -127,7 +127,7 @@ def test_a_reward_that_is_judged_elsewhere_begins_when_it_is_told_to():
 def number_and_length(completions, solution, log_extra=None, log_metric=None, **columns):
     log_extra("seen", [f"{one}!" for one in completions])
     log_metric("answers/long_share", sum(len(one) > 1 for one in completions) / len(completions))
-    log_metric("answers/distinct_pairs", len(completions))
+    log_metric("answers/pairs", len(completions))
     return [number + len(one) for one, number in zip(completions, solution, strict=True)]
 
 
@@ -146,7 +146,7 @@ def test_rows_that_were_begun_apart_make_the_batch(starts):
     assert reward(completions, solution=solution, **logs) == [11, 22, 31, 41]
     assert logged["seen"] == ["a!", "bc!", "d!", "e!"]
     assert logged["answers/long_share"] == 0.25
-    assert logged["answers/distinct_pairs"] == 4
+    assert logged["answers/pairs"] == 4
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 from open_r1.rewards.completion import Completion
 
 # Metrics of our rewards that say how much there was, and add up; all others are shares and rates, and have a mean.
-AMOUNTS = ("seconds_waited", "distinct_pairs", "budget_kills", "judge_crashes")
+AMOUNTS = ("seconds_waited", "pairs", "budget_kills", "judge_crashes")
 
 
 @dataclass
@@ -168,8 +168,7 @@ def _one_batch(parts: Sequence[_Work], num_rows: int) -> _Work:
         whole.extras.append((column, _in_order(pieces, num_rows)))
     for metric in dict.fromkeys(metric for part in parts for metric, _ in part.metrics):
         given = [(value, len(part.values)) for part in parts for name, value in part.metrics if name == metric]
-        amount = math.fsum(value * (1 if _is_amount(metric) else weight) for value, weight in given)
-        whole.metrics.append((metric, amount if _is_amount(metric) else amount / max(1, sum(w for _, w in given))))
+        whole.metrics.append((metric, _total(given) if metric.rpartition("/")[2] in AMOUNTS else _mean(given)))
     return whole
 
 
@@ -181,5 +180,10 @@ def _in_order(pieces: Sequence[tuple[list[int], list]], num_rows: int) -> list:
     return whole
 
 
-def _is_amount(metric: str) -> bool:
-    return metric.rpartition("/")[2] in AMOUNTS
+def _total(given: Sequence[tuple[float, int]]) -> float:
+    return sum(value for value, _ in given)
+
+
+def _mean(given: Sequence[tuple[float, int]]) -> float:
+    """Weighted; rounded, because the last bit would tell in which parts the rows happened to be judged."""
+    return round(math.fsum(value * weight for value, weight in given) / max(1, sum(weight for _, weight in given)), 12)

@@ -91,7 +91,7 @@ def judge_completions(
         "unparsed_gold_share": unjudged[True] / max(1, len(judged)),
         "judge_failed_share": unjudged[False] / max(1, len(judged)),
         "no_answer_share": sum(not answer.texts for answer in answers) / max(1, len(judged)),
-        "distinct_pairs": len(pairs),
+        "pairs": sum(len(answer.texts or ("",)) for answer in answers),
         "budget_kills": counts.budget_kills,
         "judge_crashes": counts.crashes,
     }
