@@ -11,7 +11,7 @@ TINY := recipes/tiny-r1
 # $(call need_recipe,step) stops with one line if no recipe was named.
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
-.PHONY: help install test slow check check-data why sft grpo distill evaluate r1 base report lint clean
+.PHONY: help install test slow check check-data why sft grpo distill evaluate r1 base report profile lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ base: $(STAMP)  ## train the two tiny base models anew and compare them with the
 
 report: $(STAMP)  ## draw the report of a run directory anew: make report RUN=runs/…
 	@$(BIN)/python -m open_r1.report $(RUN)
+
+profile: $(STAMP)  ## where the seconds of an optimizer step go: a few steps of RECIPE, or the steps of RUN=runs/…
+	@$(BIN)/python -m open_r1.profiling $(RECIPE) $(ARGS) $(if $(RUN),--run $(RUN))
 
 lint: $(STAMP)  ## ruff, as CI runs it
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

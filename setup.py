@@ -29,9 +29,11 @@ INSTALL_REQUIRES = [
 ]
 EXTRAS = {
     "eval": ["lighteval==0.13.0", "xxhash<4"],  # lighteval 0.13 fails on xxhash 4 after all generation is done
-    # FastAPI, uvicorn and httpx: the sandbox router and its clients.
-    "code": ["e2b-code-interpreter>=2.11.5,<3", "fastapi>=0.165", "httpx>=0.28,<1", "python-dotenv", "uvicorn>=0.54"],
-    "vllm": ["vllm==0.31.0"],  # the newest that TRL 1.16 supports
+    # FastAPI, uvicorn and httpx: the sandbox router and its clients. vLLM 0.31 wants FastAPI below 0.137.
+    "code": ["e2b-code-interpreter>=2.11.5,<3", "fastapi>=0.136", "httpx>=0.28,<1", "python-dotenv", "uvicorn>=0.54"],
+    "deepspeed": ["deepspeed>=0.19.8,<0.20"],  # hardware.accelerate: zero2
+    # The newest that TRL 1.16 supports. Not under requirements.lock: it takes numpy 2.3 and FastAPI 0.136.
+    "vllm": ["vllm==0.31.0"],
     "zh": ["jieba==0.42.1"],  # repetition_penalty with language: zh
     "dev": ["hypothesis>=6.170", "pytest>=9", "ruff>=0.17"],
 }

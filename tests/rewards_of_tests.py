@@ -1,5 +1,9 @@
 """Reward functions of a user's own, in a module of their own."""
 
+import random
+
+import numpy as np
+
 
 def number_of_characters(completions, **columns):
     """Length of each completion: nearly always different within a group, so that there is something to learn."""
@@ -19,3 +23,13 @@ async def ones_later(completions, **columns):
 def begins_with_a_digit(completions, **columns):
     """1.0 or 0.0: groups of few completions are often all equal."""
     return [float(completion[-1]["content"][:1].isdigit()) for completion in completions]
+
+
+def drawn_anew(completions, **columns):
+    """Chance: the next numbers of the generators that a user's reward may use."""
+    return [random.random() + np.random.random() for _ in completions]
+
+
+def solution_itself(completions, solution, **columns):
+    """The number that is the solution, whatever was answered."""
+    return [float(number) for number in solution]

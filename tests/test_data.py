@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from conftest import sums
+from conftest import SUMS, sums
 
 from open_r1.data import load_data
 from open_r1.recipe import RecipeError, load_recipe
@@ -97,3 +97,9 @@ def test_fraction_takes_a_share_drawn_with_the_seed(load):
 def test_sources_follow_each_other(load):
     together = load("sft", [sums(4), sums(6, seed=1)]).to_list()
     assert together == load("sft", [sums(4)]).to_list() + load("sft", [sums(6, seed=1)]).to_list()
+
+
+def test_problems_that_there_are_not_are_told(load):
+    few = {"family": "basic_arithmetic", "num_problems": 2000, "parameters": SUMS, "split": "validation"}
+    with pytest.raises(RecipeError, match="data.0.procedural: basic_arithmetic has only .* 2000 were asked for"):
+        load("grpo", [{"procedural": few}], ["solution"])

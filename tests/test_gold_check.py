@@ -10,6 +10,7 @@ from open_r1 import gold_check, why
 from open_r1.gold_check import check_golds, require_verified_golds
 from open_r1.recipe import RecipeError, load_recipe
 
+TRAINER = {**CPU_TRAINER, "num_generations": 4, "per_device_train_batch_size": 4}
 GOOD, BAD = [r"\frac{1}{2}", "(1,2)", r"\text{Yes}", "x^2"], [r"\frac{1}{", ""]
 
 
@@ -22,8 +23,7 @@ def recipe_with(write_recipe, smallest_model):
             step="grpo",
             model={"name": str(smallest_model)},
             data=[{"path": "golds.jsonl"}],
-            trainer={**CPU_TRAINER, "num_generations": 4, "per_device_train_batch_size": 4},
-            **({"rewards": ["accuracy"]} | sections),
+            **({"rewards": ["accuracy"], "trainer": TRAINER} | sections),
         )
         rows = [json.dumps({"prompt": "?", "solution": gold}) for gold in golds]
         (file.parent / "golds.jsonl").write_text("\n".join(rows) + "\n")
@@ -67,6 +67,24 @@ def test_too_few_good_golds_stop_the_run(limit, golds, stops, recipe_with, tmp_p
     else:
         require_verified_golds(recipe, golds, tmp_path)
     assert (tmp_path / "gold_check.json").exists() == (limit is not None)
+
+
+def test_golds_of_eval_data_are_checked_too(recipe_with, tmp_path, capsys):
+    file = recipe_with(
+        GOOD,
+        eval_data=[{"path": "held_out.jsonl"}],
+        trainer=TRAINER | {"eval_strategy": "epoch"},
+    )
+    (tmp_path / "held_out.jsonl").write_text(json.dumps({"prompt": "?", "solution": BAD[0]}) + "\n")
+    assert gold_check.main([str(file)]) == 2
+    printed = capsys.readouterr()
+    data, held_out = [line.removeprefix(f"{file}: ") for line in printed.out.splitlines() if "verified" in line]
+    assert data.startswith("4 of 4 golds verified")
+    assert held_out.startswith("eval_data: 0 of 1 golds verified")
+    assert printed.err.startswith(f"{file}: eval_data: 0.00% of the golds are accepted")
+    with pytest.raises(RecipeError, match="eval_data: 0.00% of the golds"):
+        require_verified_golds(load_recipe(file), [BAD[0]], tmp_path, "eval_data")
+    assert json.loads((tmp_path / "eval_gold_check.json").read_text())["num_rows"] == 1
 
 
 def test_the_whole_report_is_left_in_the_run_directory(recipe_with, tmp_path):

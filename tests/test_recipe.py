@@ -30,6 +30,12 @@ def grpo(**changes) -> dict:
     return recipe | changes
 
 
+def evaluated(eval_data=None, **keys) -> dict:
+    """A right GRPO recipe that evaluates while it trains, with keys of the trainer set."""
+    held_out = [{"procedural": {"family": "basic_arithmetic", "num_problems": 8, "split": "validation"}}]
+    return trainer(eval_strategy="steps", **keys) | {"eval_data": held_out if eval_data is None else eval_data}
+
+
 def trainer(**keys) -> dict:
     return grpo(trainer={**grpo()["trainer"], **keys})
 
@@ -178,9 +184,61 @@ WRONG = {
         "hardware.accelerate: ddp uses GPUs, but gpus_per_node is 0; for GPUs give both, e.g. "
         "{gpus_per_node: 1, accelerate: ddp}",
     ),
+    "evaluation of nothing": (
+        trainer(eval_strategy="steps"),
+        "eval_data: missing; trainer.eval_strategy needs it; entries as those of data, of rows not trained on",
+    ),
+    "evaluation of nothing at the start": (
+        trainer(eval_on_start=True),
+        "eval_data: missing; trainer.eval_on_start needs it; entries as those of data, of rows not trained on",
+    ),
+    "evaluation that never takes place": (
+        evaluated() | {"trainer": grpo()["trainer"]},
+        "trainer.eval_strategy: missing; eval_data needs it, e.g. eval_strategy: steps and eval_steps: 20",
+    ),
+    "evaluation while another step trains": (
+        {
+            "step": "sft",
+            "model": grpo()["model"],
+            "data": grpo()["data"],
+            "trainer": {"eval_strategy": "epoch"},
+        },
+        "trainer.eval_strategy: only step grpo evaluates while it trains; remove it",
+    ),
+    "eval_data of another step": (
+        {"step": "sft", "model": grpo()["model"], "data": grpo()["data"], "trainer": {"max_steps": 1}}
+        | {"eval_data": evaluated()["eval_data"]},
+        "eval_data: step sft does not use it; remove it",
+    ),
+    "evaluation on problems of training": (
+        evaluated(grpo()["data"]),
+        "eval_data.0.procedural.split: its problems can be in training data; write split: validation",
+    ),
+    "evaluation on the split of training": (
+        evaluated() | {"data": evaluated()["eval_data"]},
+        "eval_data.0: data.0 trains on the same rows; give another split or file",
+    ),
+    "evaluation on the data set of training": (
+        evaluated([{"name": "a/b", "revision": "1" * 40}]) | {"data": [*grpo()["data"], {"name": "a/b"}]},
+        "eval_data.0: data.1 trains on the same rows; give another split or file",
+    ),
+    "missing file of eval_data": (
+        evaluated([{"path": "rows.jsonl"}]),
+        "eval_data.0.path: no such file: {folder}/rows.jsonl",
+    ),
+    "two sources in one of eval_data": (
+        evaluated([{"path": "rows.jsonl", "name": "a/b"}]),
+        "eval_data.0: unknown data source; give exactly one of name, path, procedural (got name and path)",
+    ),
+    "evaluation not divisible into groups": (
+        evaluated(per_device_eval_batch_size=6),
+        "trainer.per_device_eval_batch_size: 6 x processes 1 cannot be divided into groups of 4; raise it, or set "
+        "trainer.num_generations_eval",
+    ),
     "unknown accelerate config": (
         grpo(hardware={"accelerate": "cup"}),
-        "hardware.accelerate: no recipes/accelerate_configs/cup.yaml (known: cpu, ddp); did you mean cpu?",
+        "hardware.accelerate: no recipes/accelerate_configs/cup.yaml (known: cpu, ddp, one_gpu, zero2); "
+        "did you mean cpu?",
     ),
 }
 
@@ -315,11 +373,35 @@ def test_wrong_override_gets_one_line(override, start, write_recipe):
     assert line.startswith(start)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        evaluated(),
+        evaluated(per_device_eval_batch_size=6, num_generations_eval=3),
+        evaluated([{"name": "a/b", "split": "test"}]) | {"data": [{"name": "a/b"}]},
+        trainer(eval_on_start=True) | {"eval_data": evaluated()["eval_data"]},
+    ],
+)
+def test_evaluation_while_training(recipe, write_recipe):
+    assert problems_of(write_recipe(**recipe)) == []
+
+
 def test_hash_is_of_what_the_recipe_says(write_recipe):
     sha256 = load_recipe(write_recipe(**grpo())).sha256
     assert load_recipe(write_recipe(**grpo(seed=0, guards={"stop_on_non_finite": True}))).sha256 == sha256
     assert load_recipe(write_recipe(**grpo(guards={"stop_on_non_finite": False}))).sha256 != sha256
     assert load_recipe(write_recipe(**grpo(seed=1))).sha256 != sha256
+    assert load_recipe(write_recipe(**grpo(eval_data=[]))).sha256 == sha256
+
+
+def test_paths_of_the_resolved_recipe_are_absolute(write_recipe, tmp_path):
+    rows = json.dumps({"prompt": "1+1", "solution": "2"}) + "\n"
+    for name in ("rows.jsonl", "held_out.jsonl"):
+        (tmp_path / name).write_text(rows)
+    recipe = load_recipe(write_recipe(**evaluated([{"path": "held_out.jsonl"}]) | {"data": [{"path": "rows.jsonl"}]}))
+    resolved = yaml.safe_load(dump_recipe(recipe))
+    assert resolved["data"][0]["path"] == str(tmp_path / "rows.jsonl")
+    assert resolved["eval_data"][0]["path"] == str(tmp_path / "held_out.jsonl")
 
 
 def test_resolved_recipe_loads_from_anywhere_and_says_the_same(write_recipe, tmp_path):

@@ -251,6 +251,21 @@ def test_a_failed_single_run(tmp_path):
     assert "failed: out of memory <at step 3>" in table_text(run)
 
 
+def test_seconds_by_phase_are_shown_where_they_were_logged(tmp_path, pipeline_page):
+    run = tmp_path / "run"
+    write_record(run, "grpo")
+    phases = {"generation": 3.0, "backward": 0.75, "other": 0.25, "step": 4.0}
+    metrics = {f"seconds/{name}": seconds for name, seconds in phases.items()} | {"padded_share": 0.125}
+    metrics["tokens_per_second/generation"] = 1234.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": n, **metrics}) + "\n" for n in range(1, 9)))
+    page = write_report(run).read_text(encoding="utf-8")
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
+    assert ["generation", "3.000", "75.0 %", "1,234", "sampling"] in cells
+    assert "mean of steps 3 to 8" in page and "12.5% of the positions" in page
+    assert page.count("data:image/png;base64,") == 1  # none of its metrics has a curve
+    assert "Where the seconds went" not in pipeline_page
+
+
 def test_unjudged_answers_are_told(tmp_path, no_pictures):
     run = tmp_path / "evaluate"
     write_record(run, "evaluate")

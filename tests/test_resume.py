@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from conftest import CPU_TRAINER, sums
 
-from open_r1.recipe import load_recipe
+from open_r1.procedural import rows as problem_rows
+from open_r1.recipe import Procedural, load_recipe
 from open_r1.run_record import weights_sha256
 
 TRAINER = {
@@ -34,6 +35,8 @@ TRAINER = {
     "beta": 0.0,
 }
 LETTERS = {"name": "rewards_of_tests:number_of_characters"}
+DRAWN = {"name": "rewards_of_tests:drawn_anew", "weight": 0.1}
+SOLUTION = {"name": "rewards_of_tests:solution_itself"}
 DIGITS = {"name": "rewards_of_tests:begins_with_a_digit"}
 CASES = {
     "one rollout a step": {},
@@ -51,9 +54,13 @@ CASES = {
     "adapters": {"model": {"lora": {"r": 4, "dropout": 0.1}}, "trainer": {"steps_per_generation": 2}},
     "second epoch": {"data": [sums(4)], "trainer": {"steps_per_generation": 2}},
     "logs of several steps": {"trainer": {"logging_steps": 4, "save_steps": 3}},
+    "evaluation in between": {
+        "eval_data": [sums(5, split="validation")],
+        "trainer": {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "steps_per_generation": 2},
+    },
     "adaptive entropy": {"trainer": {"use_adaptive_entropy": True, "entropy_target": 4.0, "steps_per_generation": 2}},
 }
-NOT_REPRODUCED = ("step_time", "seconds/", "tokens_per_second/", "/seconds", "seconds_waited")
+NOT_REPRODUCED = ("step_time", "seconds/", "_per_second", "/seconds", "seconds_waited", "eval_runtime")
 
 
 def recipe_of(folder: Path, model: Path, case: dict) -> Path:
@@ -62,6 +69,7 @@ def recipe_of(folder: Path, model: Path, case: dict) -> Path:
         "seed": 3,
         "model": {"name": str(model), **case.get("model", {})},
         "data": case.get("data", [sums(64)]),
+        "eval_data": case.get("eval_data", []),
         "rewards": case.get("rewards", [LETTERS]),
         "trainer": TRAINER | case.get("trainer", {}),
         "grpo": case.get("grpo", {}),
@@ -117,6 +125,41 @@ def test_taken_up_at_any_checkpoint(name, tmp_path, smallest_model):
                 shutil.rmtree(checkpoint)
         train(recipe, resumed)
         assert_same(whole, resumed)
+
+
+def test_evaluation_changes_nothing_of_training(tmp_path, smallest_model):
+    evaluated = {
+        "eval_data": [sums(5, split="validation")],  # no whole number of batches
+        "rewards": [LETTERS, DRAWN],
+        "trainer": {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True, "logging_steps": 2},
+    }
+    plain = {"rewards": [LETTERS, DRAWN], "trainer": {"logging_steps": 2}}
+    run_dirs = []
+    for name, case in (("plain", plain), ("evaluated", evaluated)):
+        run_dirs.append(tmp_path / name)
+        run_dirs[-1].mkdir()
+        train(recipe_of(run_dirs[-1], smallest_model, case), run_dirs[-1])
+    weights, metrics, tables = what_it_left(run_dirs[0])
+    evaluated_weights, both_metrics, evaluated_tables = what_it_left(run_dirs[1])
+    evaluations = [line for line in both_metrics if "eval_loss" in line]
+    assert evaluated_weights == weights
+    assert [line["step"] for line in evaluations] == list(range(7))
+    assert [line for line in both_metrics if line not in evaluations] == metrics
+    for table, evaluated_table in zip(tables, evaluated_tables, strict=True):
+        pd.testing.assert_frame_equal(table, evaluated_table)
+
+
+def test_every_problem_of_an_evaluation_counts_alike(tmp_path, smallest_model):
+    held_out = sums(5, split="validation")
+    case = {
+        "eval_data": [held_out],
+        "rewards": [SOLUTION],
+        "trainer": {"eval_on_start": True, "max_steps": 1},  # in batches of two problems, two, and one
+    }
+    train(recipe_of(tmp_path, smallest_model, case), tmp_path)
+    first_line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    problems = problem_rows(Procedural(**held_out["procedural"]), recipe_seed=3)
+    assert first_line["eval_reward"] == pytest.approx(sum(float(problem["solution"]) for problem in problems) / 5)
 
 
 def start(recipe: Path, run_dir: Path, processes: int) -> list:

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jinja2
+import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.data import columns_of
+from open_r1.incompatible import incompatible_settings, missing_packages
 from open_r1.procedural import FAMILIES
 from open_r1.recipe import (
     STAGE_REFERENCE,
@@ -52,6 +54,8 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
         *_benchmark_problems(recipe),
         *_batch_problems(recipe),
         *_hardware_problems(recipe),
+        *incompatible_settings(recipe, _accelerate_config(recipe)),
+        *(missing_packages(recipe, _accelerate_config(recipe)) if before_run else ()),
     ]
     lines = [f"{recipe.source}: {problem}" for problem in problems]
     if recipe.step == "pipeline":
@@ -92,13 +96,33 @@ def _model_problems(recipe: Recipe, earlier_stages: set[str], before_run: bool) 
 
 
 def _data_problems(recipe: Recipe) -> Iterator[str]:
-    for index, source in enumerate(recipe.data):
+    for key, source in recipe.data_sources():
         try:
             columns_of(recipe, source)
         except RecipeError as error:
-            yield f"data.{index}.{error}"
+            yield f"{key}.{error}"
         if source.procedural:
-            yield from (f"data.{index}.procedural.{problem}" for problem in _procedural_problems(source))
+            yield from (f"{key}.procedural.{problem}" for problem in _procedural_problems(source))
+    yield from _shared_rows(recipe)
+
+
+def _shared_rows(recipe: Recipe) -> Iterator[str]:
+    """What is trained on says nothing of what was learned: evaluation is on rows of its own."""
+    for index, held_out in enumerate(recipe.eval_data):
+        key = f"eval_data.{index}"
+        if held_out.procedural and held_out.procedural.split == "train":
+            yield f"{key}.procedural.split: its problems can be in training data; write split: validation"
+            continue
+        for number, source in enumerate(recipe.data):
+            if _split_of(recipe, held_out) == _split_of(recipe, source):
+                yield f"{key}: data.{number} trains on the same rows; give another split or file"
+
+
+def _split_of(recipe: Recipe, source: DataSource) -> tuple:
+    """Equal for two sources that can have the same rows."""
+    if source.procedural:
+        return source.procedural.family, source.procedural.split
+    return (recipe.path(source.path),) if source.path else (source.name, source.config, source.split)
 
 
 def _procedural_problems(source: DataSource) -> Iterator[str]:
@@ -163,7 +187,7 @@ def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> N
 
 
 def _column_problems(recipe: Recipe, key: str, reward: str, needed: Iterable[str]) -> Iterator[str]:
-    for index, source in enumerate(recipe.data):
+    for source_key, source in recipe.data_sources():
         try:
             given = columns_of(recipe, source)
         except RecipeError:
@@ -173,8 +197,8 @@ def _column_problems(recipe: Recipe, key: str, reward: str, needed: Iterable[str
         for column in needed:
             if column not in given:
                 yield (
-                    f"{key}: {reward} needs the column {column}, which data.{index} does not give; "
-                    f"add data.{index}.columns.{column}"
+                    f"{key}: {reward} needs the column {column}, which {source_key} does not give; "
+                    f"add {source_key}.columns.{column}"
                 )
 
 
@@ -257,12 +281,25 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
                     f"completions a process cut groups of {values['num_generations']} in pieces; choose "
                     f"trainer.per_device_train_batch_size x steps_per_generation as a multiple of num_generations"
                 )
+    if recipe.eval_data:
+        yield from _eval_batch_problems(recipe, processes)
     continuous = recipe.trainer.get("use_transformers_continuous_batching")
     bf16 = recipe.trainer.get("bf16")
     if continuous and (bf16 or (bf16 is None and not recipe.trainer.get("fp16"))):
         yield (
             "trainer.bf16: together with use_transformers_continuous_batching it casts the policy's weights to bf16, "
             "too coarse for the optimizer's steps; set trainer.bf16: false"
+        )
+
+
+def _eval_batch_problems(recipe: Recipe, processes: int) -> Iterator[str]:
+    keys = ("per_device_eval_batch_size", "num_generations_eval", "num_generations")
+    batch, *group_sizes = (trainer_value("grpo", recipe.trainer, key) for key in keys)
+    group = next(filter(None, group_sizes), None)
+    if isinstance(batch, int) and isinstance(group, int) and (batch * processes) % group:
+        yield (
+            f"trainer.per_device_eval_batch_size: {batch} x processes {processes} cannot be divided into groups of "
+            f"{group}; raise it, or set trainer.num_generations_eval"
         )
 
 
@@ -288,6 +325,12 @@ def _hardware_problems(recipe: Recipe) -> Iterator[str]:
             f"hardware.accelerate: {config} {uses}, but gpus_per_node is {recipe.hardware.gpus_per_node}; "
             f"for GPUs give both, e.g. {{gpus_per_node: 1, accelerate: ddp}}"
         )
+
+
+def _accelerate_config(recipe: Recipe) -> dict:
+    """What the accelerate config of the recipe says; nothing if there is none, which is told with the hardware."""
+    file = ACCELERATE_CONFIGS / f"{recipe.hardware.accelerate}.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _stage_problems(pipeline: Recipe) -> Iterator[str]:

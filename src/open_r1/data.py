@@ -54,23 +54,27 @@ def _columns_of_file(file: Path) -> set[str]:
         raise RecipeError(f"path: {file} cannot be read ({error})") from None
 
 
-def load_data(recipe: Recipe, reward_columns: Iterable[str] = ()):
-    """All sources of the recipe as one datasets.Dataset with the step's columns and `reward_columns`, in order.
+def load_data(recipe: Recipe, reward_columns: Iterable[str] = (), section: str = "data"):
+    """All sources of `data`, or of `eval_data`, as one datasets.Dataset with the step's columns and `reward_columns`.
 
     Raises RecipeError if a source lacks a column.
     """
     from datasets import concatenate_datasets
 
     wanted = list(dict.fromkeys((*STEP_COLUMNS[recipe.step], *reward_columns)))
-    parts = [_load_source(recipe, index, source, wanted) for index, source in enumerate(recipe.data)]
+    sources = enumerate(getattr(recipe, section))
+    parts = [_load_source(recipe, f"{section}.{index}", source, wanted) for index, source in sources]
     return concatenate_datasets(parts)
 
 
-def _load_source(recipe: Recipe, index: int, source: DataSource, wanted: list[str]):
+def _load_source(recipe: Recipe, source_key: str, source: DataSource, wanted: list[str]):
     from datasets import Dataset, load_dataset
 
     if source.procedural:
-        dataset = Dataset.from_list(list(procedural.rows(source.procedural, recipe.seed)))
+        try:
+            dataset = Dataset.from_list(list(procedural.rows(source.procedural, recipe.seed)))
+        except ValueError as error:  # e.g. so many different ones there are not
+            raise RecipeError(f"{recipe.source}: {source_key}.procedural: {error}") from None
     else:
         try:
             if source.path:
@@ -81,7 +85,7 @@ def _load_source(recipe: Recipe, index: int, source: DataSource, wanted: list[st
         except Exception as error:  # the library raises whatever its readers and the Hub's client do
             key, value = ("path", source.path) if source.path else ("name", source.name)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RecipeError(f"{recipe.source}: data.{index}.{key}: {value} cannot be loaded ({reason})") from error
+            raise RecipeError(f"{recipe.source}: {source_key}.{key}: {value} cannot be loaded ({reason})") from error
     meant = {theirs: ours for ours, theirs in source.columns.items() if ours != theirs}
     hidden = [ours for ours in meant.values() if ours in dataset.column_names and ours not in meant]
     dataset = dataset.remove_columns(hidden).rename_columns(meant)  # their `solution` is not the one that is meant
@@ -92,7 +96,7 @@ def _load_source(recipe: Recipe, index: int, source: DataSource, wanted: list[st
     missing = [column for column in wanted if column not in dataset.column_names]
     if missing:
         raise RecipeError(
-            f"{recipe.source}: data.{index}.columns: nothing gives {missing[0]}; "
+            f"{recipe.source}: {source_key}.columns: nothing gives {missing[0]}; "
             f"add `{missing[0]}: <one of {', '.join(dataset.column_names)}>`"
         )
     dataset = dataset.select_columns(wanted)

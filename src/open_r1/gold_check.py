@@ -100,8 +100,10 @@ def judges_programs(recipe: Recipe) -> bool:
     return any(reward.name in (*JUDGES_OF_PROGRAMS, *TASKS_OF_CONTESTS) for reward in recipe.rewards)
 
 
-def gold_program_column(recipe: Recipe) -> str | None:
-    """Our name of the column with gold programs, if `code` judges and all data of the recipe surely has one; else None.
+def gold_program_column(recipe: Recipe, section: str = "data") -> str | None:
+    """Our name of the column with gold programs, if `code` judges and all of `data` (or `eval_data`) surely has one.
+
+    Else None.
 
     Of data on the Hub that is sure if the recipe maps it, e.g. `columns: {solution: gold_standard_solution}`.
     """
@@ -110,7 +112,7 @@ def gold_program_column(recipe: Recipe) -> str | None:
     if program_reward(recipe) is None:
         return None
     names = GOLD_PROGRAM_COLUMNS if judging_reward(recipe) is None else GOLD_PROGRAM_COLUMNS[:1]
-    given = [columns_of(recipe, source) or set(source.columns) for source in recipe.data]
+    given = [columns_of(recipe, source) or set(source.columns) for source in getattr(recipe, section)]
     return next((name for name in names if all(name in columns for columns in given)), None)
 
 
@@ -203,14 +205,16 @@ def _wrong_golds(
                 yield Failure(row, golds[row], one.reason)
 
 
-def require_verified_golds(recipe: Recipe, golds: Sequence[str], run_dir: Path) -> GoldCheck | None:
-    """The check of a run's golds, written to `run_dir/gold_check.json`.
+def require_verified_golds(
+    recipe: Recipe, golds: Sequence[str], run_dir: Path, section: str = "data"
+) -> GoldCheck | None:
+    """The check of a run's golds, written to `run_dir/gold_check.json` (`eval_gold_check.json` for those of eval_data).
 
     Raises RecipeError if fewer than `guards.min_verified_gold_share` are accepted.
     """
     if recipe.guards.min_verified_gold_share is None:
         return None
-    return _require(recipe, check_golds(recipe, golds), run_dir / REPORT_FILE)
+    return _require(recipe, check_golds(recipe, golds), run_dir, REPORT_FILE, section)
 
 
 def require_verified_programs(
@@ -218,18 +222,23 @@ def require_verified_programs(
     columns: Mapping[str, Sequence[Any]],
     golds: Sequence[str | None] | None,
     run_dir: Path,
+    section: str = "data",
 ) -> GoldCheck | None:
     """The check of a run's tests and of some of its gold programs, written to `run_dir/program_check.json`.
+
+    The check of eval_data is written to `eval_program_check.json`.
 
     Raises RecipeError if fewer than `guards.min_verified_gold_share` of the rows can be used.
     """
     if recipe.guards.min_verified_gold_share is None:
         return None
     checked = check_programs(recipe, columns, golds, MAX_GOLD_PROGRAMS_AT_START)
-    return _require(recipe, checked, run_dir / PROGRAMS_REPORT_FILE)
+    return _require(recipe, checked, run_dir, PROGRAMS_REPORT_FILE, section)
 
 
-def _require(recipe: Recipe, checked: GoldCheck | None, report_file: Path) -> GoldCheck | None:
+def _require(
+    recipe: Recipe, checked: GoldCheck | None, run_dir: Path, report_file: str, section: str
+) -> GoldCheck | None:
     if checked is None:
         return None
     report = {
@@ -238,40 +247,47 @@ def _require(recipe: Recipe, checked: GoldCheck | None, report_file: Path) -> Go
         "seconds": round(checked.seconds, 3),
         "failures": [vars(failure) for failure in checked.failures],
     }
-    report_file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    problem = problem_with(recipe, checked)
+    file = run_dir / (report_file if section == "data" else f"eval_{report_file}")
+    file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    problem = problem_with(recipe, checked, section)
     if problem:
         raise RecipeError(problem)
     return checked
 
 
-def problem_with(recipe: Recipe, checked: GoldCheck) -> str | None:
+def problem_with(recipe: Recipe, checked: GoldCheck, section: str = "data") -> str | None:
     """The line that stops a run; None if enough golds are accepted."""
     limit = recipe.guards.min_verified_gold_share
     if limit is None or checked.verified_share >= limit:
         return None
     first = next(checked.lines(1))
     return (
-        f"{recipe.source}: data: {checked.verified_share:.2%} of the {checked.subject} are accepted by the reward, "
-        f"guards.min_verified_gold_share is {limit:.0%}; {first}; `make check-data RECIPE={recipe.source}` lists them"
+        f"{recipe.source}: {section}: {checked.verified_share:.2%} of the {checked.subject} are accepted by the "
+        f"reward, guards.min_verified_gold_share is {limit:.0%}; {first}; "
+        f"`make check-data RECIPE={recipe.source}` lists them"
     )
 
 
-def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, GoldCheck]]:
-    """Each recipe of which a reward judges by the data, a pipeline's stages for themselves, and how its data does."""
+def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, str, GoldCheck]]:
+    """Each recipe of which a reward judges by the data, a pipeline's stages for themselves, and how its data does.
+
+    Of a recipe with eval_data twice: the section's name stands beside it.
+    """
     from open_r1.data import load_data
 
     stages = [stage_recipe(recipe, stage) for stage in recipe.stages] if recipe.step == "pipeline" else [recipe]
-    for each in stages:
+    for each, section in ((each, section) for each in stages for section in ("data", "eval_data")):
+        if not getattr(each, section):
+            continue
         reward = judging_reward(each)
         if reward is not None and "solution" in columns_of_reward(reward):
-            yield each, check_golds(each, load_data(each, ["solution"])["solution"])
+            yield each, section, check_golds(each, load_data(each, ["solution"], section)["solution"])
         if judges_programs(each):
-            gold_column = gold_program_column(each)
+            gold_column = gold_program_column(each, section)
             names = reward_columns(each.rewards)
-            data = load_data(each, [*names, *([gold_column] if gold_column else [])])
+            data = load_data(each, [*names, *([gold_column] if gold_column else [])], section)
             columns = {name: data[name] for name in names}
-            yield each, check_programs(each, columns, data[gold_column] if gold_column else None)
+            yield each, section, check_programs(each, columns, data[gold_column] if gold_column else None)
 
 
 def main(arguments: list[str]) -> int:
@@ -287,12 +303,13 @@ def main(arguments: list[str]) -> int:
         recipe = load_recipe(Path(arguments[0]), arguments[1:])
         check_recipe(recipe)
         problems, num_checked = [], 0
-        for each, checked in _checks(recipe):
+        for each, section, checked in _checks(recipe):
             num_checked += 1
-            print(f"{each.source}: {checked.summary()}")
+            of_section = "" if section == "data" else f"{section}: "
+            print(f"{each.source}: {of_section}{checked.summary()}")
             for line in checked.lines():
                 print(f"  {line}")
-            problem = problem_with(each, checked)
+            problem = problem_with(each, checked, section)
             problems += [problem] if problem else []
         if not num_checked:
             raise RecipeError(f"{recipe.source}: rewards: none of them judges by a gold answer; nothing to check")

@@ -6,6 +6,7 @@ deviation (DeepSeekMath, arXiv 2402.03300, section 4.1). No critic, no reward mo
 """
 
 import contextlib
+import functools
 from pathlib import Path
 
 from trl import GRPOConfig
@@ -16,6 +17,7 @@ from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import build_rewards
 from open_r1.rewards.completion import prefill_problems, resolved_thinking
 from open_r1.step_process import run_step
+from open_r1.training.watchdog import answers_within
 
 SOME_PROMPT = [{"role": "user", "content": "1+1=?"}]
 
@@ -30,6 +32,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         raise RecipeError(*(f"{recipe.source}: {problem}" for problem in problems))
 
     dataset = training.verified_data(recipe, run_dir, processes)
+    held_out = training.verified_data(recipe, run_dir, processes, "eval_data") if recipe.eval_data else None
     completions_into_run_dir(run_dir)
     arguments = GRPOConfig(
         **training.trainer_arguments(recipe, run_dir),
@@ -45,9 +48,18 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         ),
         args=arguments,
         train_dataset=dataset,
+        eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model),
         savings=recipe.grpo,
+        weight_sync_watch=functools.partial(
+            answers_within,
+            "the weight sync with vLLM",
+            recipe.guards.weight_sync_timeout_seconds,
+            rank=processes.process_index,
+            run_dir=run_dir,
+            key="guards.weight_sync_timeout_seconds",
+        ),
     )
     training.train(trainer, recipe, run_dir, tokenizer)
 

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from open_r1 import run_record
+from open_r1 import run_record, signals
 from open_r1.check import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS, check_recipe
 from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
+from open_r1.resuming import RECIPE_FILE, check_recipe_of, last_checkpoint
 from open_r1.rewards import sandboxes_of
 from open_r1.sandbox import isolation_of
 from open_r1.stages import freeze_stages, stage_recipe
-from open_r1.step_process import ERROR_FILE, RECIPE_FILE
+from open_r1.step_process import ERROR_FILE
 from open_r1.wording import closest
 
 MODULES = {
@@ -32,6 +33,7 @@ MODULES = {
     "pipeline": "open_r1.pipeline",
 }
 SINGLE_PROCESS_STEPS = ("evaluate",)
+ENDINGS = {0: "done", signals.EXIT_INTERRUPTED: "interrupted"}  # exit code -> status; failed for all others
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer that is built
     # Threads that spin while they wait stall each other when the cores are shared: with two busy programs beside it the
@@ -43,25 +45,34 @@ ENVIRONMENT = {
 }
 
 
-def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()) -> int:
+def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = (), in_place: bool = False) -> int:
     """Runs a checked recipe in `run_dir`, or takes up the run of it that was stopped there; returns the exit code.
 
+    A run of another recipe is moved away first, unless `in_place` says that this recipe is to go on with it.
     Everything is written to run.json, whatever the end.
     """
-    _move_stale_run_away(run_dir, recipe, parents)
+    if not in_place:
+        _move_stale_run_away(run_dir, recipe, parents)
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / ERROR_FILE).unlink(missing_ok=True)
+    for file in (ERROR_FILE, signals.MARKER_FILE):
+        (run_dir / file).unlink(missing_ok=True)
     resolved = freeze_stages(recipe, run_dir) if recipe.step == "pipeline" else recipe
     (run_dir / RECIPE_FILE).write_text(dump_recipe(resolved), encoding="utf-8")
-    run_record.start_record(run_dir, recipe, str(recipe.source), list(parents))
-    if sandboxes := sandboxes_of(recipe.rewards):
-        run_record.update_record(run_dir, sandboxes={name: isolation_of(name) for name in sandboxes})
-    exit_code = _run(command(recipe, run_dir))
-    if exit_code != 0:
-        error_file = run_dir / ERROR_FILE
-        reason = error_file.read_text(encoding="utf-8") if error_file.exists() else _ending(exit_code)
-        run_record.update_record(run_dir, error=reason)
-    run_record.finish_record(run_dir, "done" if exit_code == 0 else "failed")
+    with signals.answered_with(signals.remember):  # the process is asked to stop, and the record finished in any case
+        run_record.start_record(run_dir, recipe, str(recipe.source), list(parents))
+        if sandboxes := sandboxes_of(recipe.rewards):
+            run_record.update_record(run_dir, sandboxes={name: isolation_of(name) for name in sandboxes})
+        exit_code = _run(command(recipe, run_dir))
+        if exit_code in (128 + signum for signum in signals.SIGNALS):  # before it could say so itself
+            signals.leave_marker(run_dir, signals.Interrupted(exit_code - 128))
+            exit_code = signals.EXIT_INTERRUPTED
+        if exit_code == signals.EXIT_INTERRUPTED and signals.interruption_of(run_dir) is None:
+            signals.leave_marker(run_dir, signals.Interrupted(signals.received() or signal.SIGTERM))
+        if exit_code not in ENDINGS:
+            error_file = run_dir / ERROR_FILE
+            reason = error_file.read_text(encoding="utf-8") if error_file.exists() else _ending(exit_code)
+            run_record.update_record(run_dir, error=reason)
+        run_record.finish_record(run_dir, ENDINGS.get(exit_code, "failed"))
     return exit_code
 
 
@@ -79,8 +90,11 @@ def is_done(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]] = (
 
 
 def _began_from(record: dict[str, Any], recipe: Recipe, parents: Sequence[dict[str, Any]]) -> bool:
-    weights = [parent["weights_sha256"] for parent in parents]
-    return record["recipe_sha256"] == recipe.sha256 and weights == [p["weights_sha256"] for p in record["parents"]]
+    return record["recipe_sha256"] == recipe.sha256 and _same_weights(record, parents)
+
+
+def _same_weights(record: dict[str, Any], parents: Sequence[dict[str, Any]]) -> bool:
+    return [parent["weights_sha256"] for parent in parents] == [p["weights_sha256"] for p in record["parents"]]
 
 
 def _move_stale_run_away(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]]) -> None:
@@ -142,17 +156,23 @@ def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _run(argv: list[str]) -> int:
-    """The exit code of a process that gets our interrupts, as a shell tells it: 128 + n if signal n ended it."""
-    process = subprocess.Popen(argv, env={**ENVIRONMENT, **os.environ}, cwd=REPOSITORY)
-    previous = signal.signal(signal.SIGTERM, lambda signum, frame: process.send_signal(signum))
-    try:
-        exit_code = process.wait()
-        return exit_code if exit_code >= 0 else 128 - exit_code
-    except KeyboardInterrupt:
-        process.wait()
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    """The exit code of a process that gets our signals, as a shell tells it: 128 + n if signal n ended it."""
+    process = None
+
+    def send_on(signum: int) -> None:
+        if process is not None:
+            process.send_signal(signum)
+
+    with signals.answered_with(send_on):
+        process = subprocess.Popen(argv, env={**ENVIRONMENT, **os.environ}, cwd=REPOSITORY)
+        if earlier := signals.received():
+            process.send_signal(earlier)
+        try:
+            exit_code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            return 130
+    return exit_code if exit_code >= 0 else 128 - exit_code
 
 
 def _point_latest_at(run_dir: Path) -> None:
@@ -167,13 +187,27 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", help="section.key=value, checked like the file")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where run directories are made (default: runs/)")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN_DIR",
+        help="take up this run with the recipe as it is now, e.g. with a larger trainer.max_steps",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check, print the resolved recipe and the command")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0 if the run is done, 2 for a mistake in the recipe, else that of the step's process."""
-    arguments = _arguments(argv)
+    """Exit code 0 if the run is done, 2 for a mistake in the recipe, 75 if it was interrupted, else its process's."""
+    try:
+        with signals.answered_with(signals.raise_interrupted):
+            return _main(_arguments(argv))
+    except signals.Interrupted as interrupted:
+        print(f"{interrupted}; the same command goes on from here")
+        return signals.EXIT_INTERRUPTED
+
+
+def _main(arguments: argparse.Namespace) -> int:
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         if arguments.step != "run" and arguments.step not in MODULES:
@@ -183,19 +217,24 @@ def main(argv: list[str] | None = None) -> int:
                 f"{recipe.source}: step: it is {recipe.step}, not {arguments.step}; run `make {recipe.step}`"
             )
         check_recipe(recipe, before_run=True)
-        run_dir = run_directory(recipe, arguments.runs.resolve())
+        run_dir = arguments.resume.resolve() if arguments.resume else run_directory(recipe, arguments.runs.resolve())
+        parents = model_parents(recipe)
+        _check_taken_up(run_dir, recipe, parents, by_name=arguments.resume is not None)
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.dry_run:
         print(dump_recipe(recipe), " ".join(command(recipe, run_dir)), sep="\n")
         return 0
-    parents = model_parents(recipe)
     if is_done(run_dir, recipe, parents):
         print(f"{run_dir} is done already; change the recipe or the seed, or move it away, to run it anew")
     else:
         print(f"{recipe.step} -> {run_dir}")
-        exit_code = launch(recipe, run_dir, parents)
+        exit_code = launch(recipe, run_dir, parents, in_place=arguments.resume is not None)
+        if exit_code == signals.EXIT_INTERRUPTED:
+            interrupted = signals.interruption_of(run_dir)
+            print(f"{recipe.step} was {interrupted}; the same command takes it up again. {run_dir}/run.json")
+            return exit_code
         if exit_code:
             print(
                 f"{recipe.step} failed (exit code {exit_code}); the same command takes it up again. {run_dir}/run.json"
@@ -205,6 +244,34 @@ def main(argv: list[str] | None = None) -> int:
     _point_latest_at(run_dir)
     _report(run_dir)
     return 0
+
+
+def _check_taken_up(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]], by_name: bool) -> None:
+    """Raises RecipeError if what lies in a run directory cannot be taken up with the recipe.
+
+    `by_name` says that the user named the directory, with --resume; else the recipe did, with its hash.
+    """
+    record = run_record.read_record(run_dir)
+    if not by_name:
+        if record is not None and record["recipe_sha256"] != recipe.sha256:
+            raise RecipeError(
+                f"{recipe.source}: {run_dir} was taken up with another recipe since; give that again with "
+                f"`--resume {run_dir}`, or move the directory away to run this one anew"
+            )
+        return
+    checkpoint = last_checkpoint(run_dir / "checkpoints")
+    if record is None or checkpoint is None:
+        missing = run_record.FILE_NAME if record is None else "checkpoints/checkpoint-*"
+        raise RecipeError(
+            f"{recipe.source}: --resume {run_dir}: there is no {missing} to take up; give the run directory of a run "
+            f"that was trained, or leave --resume out"
+        )
+    check_recipe_of(checkpoint, recipe)
+    if not _same_weights(record, parents):
+        raise RecipeError(
+            f"{recipe.source}: model.name: the weights there are no longer those that {run_dir} began from; put "
+            f"them back, or leave --resume out to begin another run"
+        )
 
 
 def _report(run_dir: Path) -> None:

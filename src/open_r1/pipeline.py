@@ -1,14 +1,14 @@
 """Stages in a chain, each a run of its own that starts from the model of an earlier one.
 
 DeepSeek-R1, figure 2 of the Nature article: base, cold start, reasoning RL, distillation. A stage that is done is
-skipped, one that failed is taken up again, and one whose parent was made anew is made anew.
+skipped, one that failed or was interrupted is taken up again, and one whose parent was made anew is made anew.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from open_r1 import run_record
+from open_r1 import run_record, signals
 from open_r1.check import check_recipe
 from open_r1.launch import is_done, launch, model_parents
 from open_r1.recipe import Recipe, Stage
@@ -17,7 +17,10 @@ from open_r1.step_process import RunStopped, run_step
 
 
 def pipeline(recipe: Recipe, run_dir: Path) -> None:
-    """Runs every stage in `run_dir/<stage>`, in order, and gathers the scores; stops at the first that fails."""
+    """Runs every stage in `run_dir/<stage>`, in order, and gathers the scores; stops at the first that fails.
+
+    Raises Interrupted if a signal asked for it, which the stage that was running has got as well.
+    """
     for number, stage in enumerate(recipe.stages, start=1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         stage_dir = run_dir / stage.name
@@ -29,10 +32,15 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
             print(f"{title}: done already", flush=True)
             continue
         print(f"{title}: {resolved.step}", flush=True)
-        if launch(resolved, stage_dir, parents):
+        exit_code = launch(resolved, stage_dir, parents)
+        if exit_code == signals.EXIT_INTERRUPTED:
+            raise signals.interruption_of(stage_dir)
+        if exit_code:
             raise RunStopped(
                 f"stage {stage.name} failed: {run_record.read_record(stage_dir)['error'].strip().splitlines()[-1]}"
             )
+        if signals.received():  # when that stage had as good as ended
+            raise signals.Interrupted(signals.received())
     gather_scores(recipe, run_dir)
 
 

@@ -85,7 +85,7 @@ def update_record(run_dir: str | Path, **fields: Any) -> dict:
     return record
 
 
-def finish_record(run_dir: str | Path, status: Literal["done", "failed"]) -> dict:
+def finish_record(run_dir: str | Path, status: Literal["done", "interrupted", "failed"]) -> dict:
     """The finished record, written: seconds of this attempt added, cost, scores and the weights' hash filled in.
 
     cost_usd is null unless the recipe gives hardware.usd_per_hour. Finishing twice counts the seconds once.

@@ -7,9 +7,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from open_r1 import signals
 from open_r1.recipe import Recipe, RecipeError, load_recipe
+from open_r1.resuming import RECIPE_FILE
 
-RECIPE_FILE = "recipe.yaml"
 ERROR_FILE = "error.txt"
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 3
@@ -23,23 +24,33 @@ class RunStopped(RuntimeError):
 def run_step(step: Callable[[Recipe, Path], None]) -> None:
     """Runs `step(recipe, run_dir)` for the run directory on the command line and exits.
 
-    Exit code 0 if it went through, 2 for a mistake of the user's, 3 for a guard that stopped the run, 1 for a fault
-    of ours. The reason is left in the run directory for run.json.
+    Exit code 0 if it went through, 2 for a mistake of the user's, 3 for a guard that stopped the run, 75 if a signal
+    asked it to stop, 1 for a fault of ours. The reason is left in the run directory for run.json.
     """
     run_dir = Path(sys.argv[1])
+    put_back = signals.answer_with(signals.raise_interrupted)
+    try:
+        exit_code = _exit_code_of(step, run_dir)
+        put_back()
+    except signals.Interrupted as interrupted:
+        signals.leave_marker(run_dir, interrupted)
+        _tell(str(interrupted))
+        exit_code = signals.EXIT_INTERRUPTED
+    if exit_code or _num_processes() > 1:
+        _end(exit_code)
+
+
+def _exit_code_of(step: Callable[[Recipe, Path], None], run_dir: Path) -> int:
     try:
         step(load_recipe(run_dir / RECIPE_FILE), run_dir)
-    except RecipeError as error:
-        _tell(run_dir, str(error))
-        _end(EXIT_USER_ERROR)
-    except RunStopped as error:
-        _tell(run_dir, str(error))
-        _end(EXIT_STOPPED)
+    except (RecipeError, RunStopped) as error:
+        _leave_reason(run_dir, str(error))
+        _tell(str(error))
+        return EXIT_USER_ERROR if isinstance(error, RecipeError) else EXIT_STOPPED
     except Exception:
         _leave_reason(run_dir, traceback.format_exc())
         raise
-    if _num_processes() > 1:
-        _end(0)
+    return 0
 
 
 def _end(exit_code: int) -> None:
@@ -50,7 +61,7 @@ def _end(exit_code: int) -> None:
     """
     if _num_processes() == 1:
         sys.exit(exit_code)
-    if exit_code and not _is_first_process():
+    if exit_code in (EXIT_USER_ERROR, EXIT_STOPPED) and not _is_first_process():
         time.sleep(SECONDS_FOR_LAST_WORDS)  # the launcher ends all at the first that ends, and one has to say why
     sys.stdout.flush()
     sys.stderr.flush()
@@ -65,8 +76,7 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _tell(run_dir: Path, reason: str) -> None:
-    _leave_reason(run_dir, reason)
+def _tell(reason: str) -> None:
     if _is_first_process():  # all processes of a run stop for the same reason; one says it
         print(reason, file=sys.stderr)
 

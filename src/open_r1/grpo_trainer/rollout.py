@@ -1,42 +1,33 @@
 """Sampling with `model.generate` that pays for no row that has ended and for each prompt once, and tells who has ended.
 
-What is sampled has the distribution that one plain call gives: rows do not see each other, so it does not matter which
-of them share a call. Only the order in which random numbers are drawn differs.
+transformers prepares a call (inputs, logits processors, stopping criteria) and hands it to the loop over tokens that is
+here, as `custom_generate`. Rows do not see each other, so that what is sampled has the distribution of a plain call
+whoever shares a forward pass; only the order in which random numbers are drawn differs.
 
-Shapes: N rows, P columns of their left-padded prompts, T columns of prompts and completions.
+Shapes: N rows, T columns so far (left-padded prompts and completions), V tokens of the vocabulary.
 """
 
 import contextlib
-import copy
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import DynamicLayer
+from torch.nn.functional import pad
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation import GenerationMode
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 OnFinished = Callable[[list[int], list[list[int]]], None]
 """Takes the positions of rows that have ended, and their completions' token ids, EOS included and padding not."""
 
-TOKENS_BETWEEN_LOOKS = 4  # rows that have ended are looked for so often, and go on being computed until then
-SHARE_TO_GO_ON = 0.85  # of the rows of a call: with fewer left, a call of these alone is worth its start
-# What a generation config may say: where it says more, the call is left as it is.
-OF_EACH_ROW_ALONE = (
-    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    *("repetition_penalty", "no_repeat_ngram_size", "suppress_tokens", "renormalize_logits", "remove_invalid_values"),
-    *("max_new_tokens", "pad_token_id", "bos_token_id", "eos_token_id"),
-)
-WITHOUT_EFFECT_HERE = (  # of encoders, of beams, of assistants; max_new_tokens goes before max_length
-    *("max_length", "disable_compile", "transformers_version", "decoder_start_token_id", "length_penalty"),
-    *("encoder_repetition_penalty", "num_assistant_tokens", "num_assistant_tokens_schedule"),
-    *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind", "_from_model_config"),
-)
-NEUTRAL = {"use_cache": True, "cache_implementation": "dynamic", "num_beams": 1, "num_return_sequences": 1}
-NEUTRAL |= {"num_beam_groups": 1, "guidance_scale": 1.0}
+# Of the rows in the cache: with more left, what they save is less than copying the cache of those that are left costs.
+SHARE_TO_GO_ON = 0.95
+PER_TOKEN = ("attention_mask", "position_ids")  # what a model takes beside the ids, [N, T] as they are
+CUT_BY_ROWS = (DynamicLayer, DynamicSlidingWindowLayer)  # other layers of caches keep more than their batch
 
 
 class Sampler:
@@ -58,50 +49,73 @@ class Sampler:
     ) -> torch.Tensor:
         """What `generate(**inputs)` returns: [N, T] ids, padded after EOS.
 
-        `generate` is the model's own. Inputs beside input_ids, attention_mask and generation_config, a generation
-        config for more than sampling row by row, processes that have to stay in step, and models whose cache cannot be
-        cut to some of its rows, have one plain call. `on_finished` is called once for each row, there only at the end.
+        `generate` is the model's own. Inputs beside input_ids, attention_mask and generation_config, beams and what
+        else looks at several rows, processes that have to stay in step, and models whose cache cannot be cut to some
+        of its rows, have one plain call. `on_finished` is called once for each row, there only at the end.
         """
-        config = _row_by_row(model, inputs)
-        if config is None:
-            ids_NT = generate(**inputs)
-            if on_finished is not None:
-                completions_NC = ids_NT[:, inputs["input_ids"].shape[1] :]
-                eos = _eos_tokens(_merged(model, inputs["generation_config"]), ids_NT.device)
-                on_finished(list(range(len(ids_NT))), _until_eos(completions_NC, eos))
-            return ids_NT
-        prompts_NP = inputs["input_ids"]
-        eos = _eos_tokens(config, prompts_NP.device)
-        rollout = _Rollout(model, generate, config, eos, prompts_NP.shape[1], on_finished)
-        self._sample_all(rollout, _Piece(list(range(len(prompts_NP))), prompts_NP, inputs["attention_mask"]))
-        width = max(map(len, rollout.completions.values()))
-        completions_NC = torch.full((len(prompts_NP), width), _pad_token(config), dtype=prompts_NP.dtype)
-        for row, ids in rollout.completions.items():
-            completions_NC[row, : len(ids)] = torch.tensor(ids)
-        return torch.cat([prompts_NP, completions_NC.to(prompts_NP.device)], dim=1)
+        in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+        if inputs.keys() == {"input_ids", "attention_mask", "generation_config"} and not in_step:
+            with contextlib.suppress(_OnlyTogether):
+                return generate(**inputs, custom_generate=functools.partial(self._sample, on_finished))
+        ids_NT = generate(**inputs)
+        if on_finished is not None:
+            completions_NC = ids_NT[:, inputs["input_ids"].shape[1] :].tolist()
+            eos = _eos_tokens(inputs["generation_config"]) or _eos_tokens(model.generation_config)
+            on_finished(list(range(len(ids_NT))), [_until_eos(ids, eos) for ids in completions_NC])
+        return ids_NT
 
-    def _sample_all(self, rollout: "_Rollout", piece: "_Piece") -> None:
-        pieces = [piece]
+    def _sample(
+        self,
+        on_finished: OnFinished | None,
+        model: PreTrainedModel,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_inputs,
+    ) -> torch.Tensor:
+        """The loop over tokens, as `generate` calls it with all that it has prepared."""
+        per_token = {key: model_inputs.pop(key) for key in PER_TOKEN if key in model_inputs}
+        cache = model_inputs.pop("past_key_values", None)
+        if not _row_by_row(input_ids, per_token, cache, model_inputs, generation_config):
+            raise _OnlyTogether
+        rollout = _Rollout(
+            model,
+            model_inputs,
+            logits_processor,
+            stopping_criteria,
+            generation_config.do_sample,
+            input_ids.shape[1],
+            on_finished,
+        )
+        pieces = [_Piece(list(range(len(input_ids))), input_ids, per_token)]
         while pieces:
-            piece = pieces.pop(0)
-            num_rows = len(piece.rows)
-            if self.rows_that_fit is not None and num_rows > self.rows_that_fit:
-                pieces[:0] = piece.split(self.rows_that_fit)
-                continue
-            ran_out = False
-            try:
-                rollout.finish(piece)
-            except torch.OutOfMemoryError:
-                if len(piece.rows) == 1:
-                    raise
-                ran_out = True
-            if ran_out:  # not in the handler: there the exception still holds the cache
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                self.rows_that_fit = num_rows // 2
-                rollout.take_up(piece)
-                if piece.rows:
-                    pieces[:0] = piece.split(-(-len(piece.rows) // 2))
+            pieces[:1] = self._finish(rollout, pieces[0])
+        width = max(map(len, rollout.completions.values()))
+        pad_token = generation_config.pad_token_id
+        if pad_token is None:
+            pad_token = next(iter(_eos_tokens(generation_config)), 0)  # without EOS nothing is padded
+        padded = [rollout.completions[row] for row in range(len(input_ids))]
+        completions_NC = torch.tensor([ids + [pad_token] * (width - len(ids)) for ids in padded])
+        return torch.cat([input_ids, completions_NC.to(input_ids.device)], dim=1)
+
+    def _finish(self, rollout: "_Rollout", piece: "_Piece") -> list["_Piece"]:
+        """Samples a piece's rows to their ends; what is left of it, in smaller pieces, where it is too large."""
+        num_rows = len(piece.rows)
+        if self.rows_that_fit is not None and num_rows > self.rows_that_fit:
+            return piece.split(self.rows_that_fit)
+        try:
+            rollout.finish(piece)
+            return []
+        except torch.OutOfMemoryError:
+            if num_rows == 1:
+                raise
+        # Not in the handler, where the exception still holds the cache.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.rows_that_fit = num_rows // 2
+        left = rollout.unfinished()
+        return left.split(-(-len(left.rows) // 2))
 
 
 @contextlib.contextmanager
@@ -115,22 +129,33 @@ def sampling_with(model: PreTrainedModel, sampler: Sampler, on_finished: OnFinis
         del model.generate  # the class has its own
 
 
-@dataclass
+class _OnlyTogether(Exception):
+    """Rows of this call cannot go through the model in other company than each other's."""
+
+
+@dataclass(frozen=True)
 class _Piece:
-    """Rows that go through the model together, all of the same length so far, and none of them at its end."""
+    """Rows that go through the model together, all of the same length so far."""
 
     rows: list[int]
     ids_NT: torch.Tensor
-    mask_NT: torch.Tensor
-    watch: "_Watch | None" = None
-    """Of the call that is on its way."""
+    per_token: dict[str, torch.Tensor]
+
+    def take(self, positions: list[int] | range) -> "_Piece":
+        index = torch.tensor(positions, device=self.ids_NT.device)
+        per_token = {key: value_NT[index] for key, value_NT in self.per_token.items()}
+        return _Piece([self.rows[position] for position in positions], self.ids_NT[index], per_token)
 
     def split(self, num_rows: int) -> list["_Piece"]:
-        return [
-            _Piece(self.rows[start:end], self.ids_NT[start:end], self.mask_NT[start:end])
-            for start in range(0, len(self.rows), num_rows)
-            for end in [start + num_rows]
-        ]
+        count = len(self.rows)
+        return [self.take(range(start, min(start + num_rows, count))) for start in range(0, count, num_rows)]
+
+    def with_tokens(self, tokens_N: torch.Tensor) -> "_Piece":
+        per_token = {"attention_mask": pad(self.per_token["attention_mask"], (0, 1), value=1)}
+        if "position_ids" in self.per_token:
+            positions_NT = self.per_token["position_ids"]
+            per_token["position_ids"] = torch.cat([positions_NT, positions_NT[:, -1:] + 1], dim=1)
+        return _Piece(self.rows, torch.cat([self.ids_NT, tokens_N[:, None]], dim=1), per_token)
 
 
 @dataclass
@@ -138,161 +163,111 @@ class _Rollout:
     """One call's model and settings, and the completions that have ended."""
 
     model: PreTrainedModel
-    generate: Callable[..., torch.Tensor]
-    config: GenerationConfig
-    eos: torch.Tensor
+    model_inputs: dict[str, Any]
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+    do_sample: bool
     prompt_width: int
     on_finished: OnFinished | None
     completions: dict[int, list[int]] = field(default_factory=dict)
     """Token ids by row."""
+    piece: _Piece | None = None
+    """What is being sampled; still good where memory runs out."""
 
     def finish(self, piece: _Piece) -> None:
-        """Samples all rows of a piece to their ends, in calls of ever fewer rows."""
-        cache = self._prefilled(piece)
-        while piece.rows:
-            self._call(piece, cache)
-            left = self.take_up(piece)
-            if not piece.rows:
-                return
-            if cache.get_seq_length() == piece.ids_NT.shape[1] - 1:
-                cache.batch_select_indices(left)
-            else:  # the model keeps what it has seen in another way
-                cache = _cache_of(self.model)
+        """Samples all rows of a piece to their ends."""
+        self.piece = piece
+        cache, logits_NV = self._prefilled()
+        ended_N = torch.zeros_like(piece.ids_NT[:, 0], dtype=torch.bool)
+        while True:
+            piece = self.piece.with_tokens(self._next_tokens(logits_NV))
+            new_N = self.criteria(piece.ids_NT, None) & ~ended_N
+            if new_N.any():
+                ended_N |= new_N
+                self._let_go(piece, new_N)
+                left = (~ended_N).nonzero().flatten().tolist()
+                if not left:
+                    return
+                if len(left) < SHARE_TO_GO_ON * len(piece.rows):
+                    piece, ended_N = piece.take(left), ended_N[left]
+                    cache.batch_select_indices(torch.tensor(left, device=ended_N.device))
+            self.piece = piece
+            logits_NV = self._logits(piece, cache, num_new_tokens=1)
 
-    def take_up(self, piece: _Piece) -> torch.Tensor:
-        """Lets rows that have ended go, those at the limit included; the positions of the others in the piece."""
-        watch, piece.watch = piece.watch, None
-        if watch is None:  # it has not come as far as the first call
-            return torch.arange(len(piece.rows), device=piece.ids_NT.device)
-        watch.look()
-        piece.ids_NT = watch.ids_NT
-        if self._tokens_left(piece) == 0:
-            watch.report(torch.ones_like(watch.ended_N))
-        left = (~watch.ended_N).nonzero().flatten()
-        piece.rows = [piece.rows[position] for position in left.tolist()]
-        piece.ids_NT = piece.ids_NT[left]
-        new_mask = piece.mask_NT.new_ones((len(left), piece.ids_NT.shape[1] - piece.mask_NT.shape[1]))
-        piece.mask_NT = torch.cat([piece.mask_NT[left], new_mask], dim=1)
-        return left
+    def unfinished(self) -> _Piece:
+        """The rows of the piece in hand that have not ended, as far as they have come."""
+        rows = self.piece.rows
+        return self.piece.take([position for position, row in enumerate(rows) if row not in self.completions])
 
-    def _call(self, piece: _Piece, cache: DynamicCache) -> None:
-        config = copy.copy(self.config)
-        config.max_new_tokens = self._tokens_left(piece)
-        piece.watch = _Watch(piece.ids_NT, self.eos, functools.partial(self._let_go, piece.rows))
-        self.generate(
-            input_ids=piece.ids_NT,
-            attention_mask=piece.mask_NT,
-            generation_config=config,
-            stopping_criteria=StoppingCriteriaList([piece.watch]),
+    def _prefilled(self) -> tuple[DynamicCache, torch.Tensor]:
+        """The piece's cache, and the logits of its next tokens. Rows that are the same are computed once."""
+        cache = DynamicCache(config=self.model.config)
+        ids_and_mask = torch.cat([self.piece.ids_NT, self.piece.per_token["attention_mask"]], dim=1)
+        unique, owners_N = ids_and_mask.unique(dim=0, return_inverse=True)
+        if len(unique) == len(owners_N):
+            return cache, self._logits(self.piece, cache)
+        one_of_each = {owner: position for position, owner in enumerate(owners_N.tolist())}
+        logits = self._logits(self.piece.take([one_of_each[owner] for owner in range(len(unique))]), cache)
+        cache.batch_select_indices(owners_N)
+        return cache, logits[owners_N]
+
+    def _logits(self, piece: _Piece, cache: DynamicCache, num_new_tokens: int | None = None) -> torch.Tensor:
+        """[N, V] logits of the next tokens; only this many of the ids are new to the cache, all if None."""
+        inputs = self.model.prepare_inputs_for_generation(
+            piece.ids_NT,
+            next_sequence_length=num_new_tokens,
             past_key_values=cache,
+            is_first_iteration=num_new_tokens is None,
+            **piece.per_token,
+            **self.model_inputs,
         )
+        logits_NV = self.model(**inputs, return_dict=True).logits[:, -1].float()
+        if cache.get_seq_length() != piece.ids_NT.shape[1]:
+            raise _OnlyTogether  # the model keeps what it has seen in another way
+        return logits_NV
 
-    def _tokens_left(self, piece: _Piece) -> int:
-        return self.config.max_new_tokens - (piece.ids_NT.shape[1] - self.prompt_width)
+    def _next_tokens(self, logits_NV: torch.Tensor) -> torch.Tensor:
+        scores_NV = self.processors(self.piece.ids_NT, logits_NV)
+        if not self.do_sample:
+            return scores_NV.argmax(dim=-1)
+        return torch.multinomial(scores_NV.softmax(dim=-1), num_samples=1).squeeze(1)
 
-    def _let_go(self, rows_of_call: list[int], ended_N: torch.Tensor, ids_NT: torch.Tensor) -> None:
-        positions = ended_N.nonzero().flatten()
-        rows = [rows_of_call[position] for position in positions.tolist()]
-        completions = _until_eos(ids_NT[positions, self.prompt_width :], self.eos)
+    def _let_go(self, piece: _Piece, ended_N: torch.Tensor) -> None:
+        rows = [piece.rows[position] for position in ended_N.nonzero().flatten().tolist()]
+        completions = piece.ids_NT[ended_N, self.prompt_width :].tolist()
         self.completions |= zip(rows, completions, strict=True)
         if self.on_finished is not None:
             self.on_finished(rows, completions)
 
-    def _prefilled(self, piece: _Piece) -> DynamicCache:
-        """A cache with all but the last token of each row, or an empty one where few rows are the same."""
-        cache = _cache_of(self.model)
-        width = piece.ids_NT.shape[1]
-        unique, owners_N = torch.cat([piece.ids_NT, piece.mask_NT], dim=1).unique(dim=0, return_inverse=True)
-        if width == 1 or 2 * len(unique) > len(piece.rows):
-            return cache
-        config = copy.copy(self.config)
-        config.max_new_tokens = 1  # of which only what comes before is of use
-        ids, mask = unique[:, : width - 1], unique[:, width : 2 * width - 1]
-        self.generate(input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache)
-        if cache.get_seq_length() != width - 1:
-            return _cache_of(self.model)
-        cache.batch_select_indices(owners_N)
-        return cache
+
+def _row_by_row(
+    ids_NT: torch.Tensor,
+    per_token: dict[str, torch.Tensor],
+    cache: Any,
+    model_inputs: dict[str, Any],
+    config: GenerationConfig,
+) -> bool:
+    """True if nothing in a call looks at several rows, or keeps more of them than the cache does."""
+    return (
+        config.get_generation_mode() in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+        and not config.return_dict_in_generate
+        and config.guidance_scale in (None, 1)
+        and config.watermarking_config is None
+        and config.prefill_chunk_size is None
+        and "attention_mask" in per_token
+        and all(value_NT.shape == ids_NT.shape for value_NT in per_token.values())
+        and model_inputs.keys() <= {"use_cache", "logits_to_keep"}
+        and type(cache) is DynamicCache
+        and not cache.offloading
+        and all(type(layer) in CUT_BY_ROWS for layer in cache.layers)
+    )
 
 
-class _Watch(StoppingCriteria):
-    """Sees each token of a call, reports rows that have ended, and ends the call when enough of them have."""
-
-    def __init__(self, ids_NT: torch.Tensor, eos: torch.Tensor, report: Callable[[torch.Tensor, torch.Tensor], None]):
-        self.ids_NT = ids_NT
-        self.ended_N = torch.zeros(len(ids_NT), dtype=torch.bool, device=ids_NT.device)
-        self._eos, self._report = eos, report
-        self._looked_at = ids_NT.shape[1]
-        self._is_enough = self.ended_N.clone()
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
-        self.ids_NT = input_ids
-        if input_ids.shape[1] - self._looked_at >= TOKENS_BETWEEN_LOOKS:
-            self.look()
-            if len(input_ids) - int(self.ended_N.sum()) < SHARE_TO_GO_ON * len(input_ids):
-                self._is_enough = torch.ones_like(self.ended_N)
-        return self._is_enough
-
-    def look(self) -> None:
-        """Reports the rows that have ended since the last look."""
-        new_tokens = self.ids_NT[:, self._looked_at :]
-        self._looked_at = self.ids_NT.shape[1]
-        self.report(torch.isin(new_tokens, self._eos).any(dim=1))
-
-    def report(self, ended_N: torch.Tensor) -> None:
-        """Reports these, but for those that have been."""
-        ended_N = ended_N & ~self.ended_N
-        if ended_N.any():
-            self.ended_N = self.ended_N | ended_N
-            self._report(ended_N, self.ids_NT)
+def _eos_tokens(config: GenerationConfig) -> list[int]:
+    eos = config.eos_token_id
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
-def _cache_of(model: PreTrainedModel) -> DynamicCache | None:
-    """An empty cache for a model all of whose layers attend to everything; None for another model."""
-    if "past_key_values" not in inspect.signature(model.forward).parameters or model.config.is_encoder_decoder:
-        return None
-    cache = DynamicCache(config=model.config)
-    return cache if all(type(layer) is DynamicLayer for layer in cache.layers) else None
-
-
-def _row_by_row(model: PreTrainedModel, inputs: dict) -> GenerationConfig | None:
-    """The settings of a call that can go on with some of its rows alone; None for a call that cannot."""
-    if inputs.keys() != {"input_ids", "attention_mask", "generation_config"}:
-        return None
-    in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    deferred = inputs["input_ids"].device.type == "mps"  # there generate takes back a token that we would have seen
-    config = _merged(model, inputs["generation_config"])
-    known = {*OF_EACH_ROW_ALONE, *WITHOUT_EFFECT_HERE}
-    more = [
-        key
-        for key, value in config.to_dict().items()
-        if key not in known and value is not None and value != NEUTRAL.get(key, False)
-    ]
-    if in_step or deferred or more or config.max_new_tokens is None or _cache_of(model) is None:
-        return None
-    return config
-
-
-def _merged(model: PreTrainedModel, config: GenerationConfig) -> GenerationConfig:
-    """The config with the model's own settings where it has none, as `generate` sees it."""
-    merged = copy.deepcopy(config)
-    merged.update(**model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True)
-    return merged
-
-
-def _eos_tokens(config: GenerationConfig, device: torch.device) -> torch.Tensor:
-    eos = [] if config.eos_token_id is None else config.eos_token_id
-    return torch.tensor(eos, dtype=torch.long, device=device).view(-1)
-
-
-def _pad_token(config: GenerationConfig) -> int:
-    if config.pad_token_id is not None:
-        return config.pad_token_id
-    eos = _eos_tokens(config, torch.device("cpu"))
-    return int(eos[0]) if len(eos) else 0  # without EOS nothing is padded
-
-
-def _until_eos(completions_NC: torch.Tensor, eos: torch.Tensor) -> list[list[int]]:
-    is_eos = torch.isin(completions_NC, eos)
-    ends = torch.where(is_eos.any(dim=1), is_eos.int().argmax(dim=1) + 1, completions_NC.shape[1]).tolist()
-    return [ids[:end] for ids, end in zip(completions_NC.tolist(), ends, strict=True)]
+def _until_eos(ids: list[int], eos: list[int]) -> list[int]:
+    end = next((position for position, token in enumerate(ids) if token in eos), len(ids))
+    return ids[: end + 1]

@@ -1,9 +1,9 @@
 """Where the seconds of an optimizer step go, how many tokens each phase handles in one, and the memory it takes.
 
 A step lasts from one step's last gradient to the next one's, so that nothing between the two is left out. What comes
-after the gradients (the optimizer's own step, the log, the completions table, a checkpoint) counts in the step that
-follows, as `other`; after the last step nobody counts it. The first step after a start or a resume begins with its
-first phase: loading a model or a checkpoint and skipping what was trained on are in none.
+after the gradients (the optimizer's own step, the log, the completions table, an evaluation, a checkpoint) counts in
+the step that follows, as `other`; after the last step nobody counts it. The first step after a start or a resume
+begins with its first phase: loading a model or a checkpoint and skipping what was trained on are in none.
 
     generation   sampling, until the process has its completions
     rewards      waiting for the rewards; what was judged while others were still sampled costs nothing here

@@ -9,11 +9,13 @@ Shapes: W processes, N completions of one process (P prompts x G of each in all 
 
 import contextlib
 import math
+import random
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import trl
 from accelerate.utils import DistributedType, broadcast
@@ -51,20 +53,31 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
     """As TRL's, with the same gradient for less work; resumed from any checkpoint it ends with the same weights.
 
     `savings` says what is saved and how; with all of it switched off the computation is TRL's own. A completion that
-    one reward could not judge is left out of its group, all its rewards with it.
+    one reward could not judge is left out of its group, all its rewards with it. `weight_sync_watch` gives a context in
+    which vLLM takes over the weights.
     """
 
-    def __init__(self, *args, savings: Grpo, **kwargs):
+    def __init__(
+        self,
+        *args,
+        savings: Grpo,
+        weight_sync_watch: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        **kwargs,
+    ):
         self.savings = savings
         config = kwargs["args"]
         if savings.merge_rollouts:
             merge_rollouts(config)
         super().__init__(*args, **kwargs)
         self.phases = Phases(self.accelerator)
+        self.accelerator.backward = _of_something(self.accelerator.backward)
+        if self.use_vllm:
+            self.vllm_generation.sync_weights = self._watched(self.vllm_generation.sync_weights, weight_sync_watch)
         self._sampler = Sampler(savings.max_generation_batch_size)
         self._fresh_prompts = FreshPrompts(self.train_dataset, config.seed)
         self._in_hand: _RolloutInHand | None = None
         self._micro_batch: Rollout | None = None
+        self._weigh_eval_batch: Callable[[float], None] | None = None  # while an evaluation lasts
         # A loss whose value depends on which rows share a micro-batch is computed in TRL's own micro-batches.
         self._keeps_micro_batches = (
             self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
@@ -177,13 +190,19 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model_wrapped)
         return sampling_with(model, self._sampler, None if more_than_text else self._judge_finished)
 
+    def _watched(self, sync_weights: Callable[[], None], watch: Callable[[], contextlib.AbstractContextManager]):
+        def watched() -> None:
+            with self.phases.measure("weight_sync"), watch():
+                sync_weights()
+
+        return watched
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         hand = self._in_hand
         if hand is not None and hand.rewards_NF is not None:
             return hand.rewards_NF
         with self.phases.measure("rewards"):
             rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self.phases.count_tokens("rewards", sum(map(len, completion_ids_list)))
         num_generations = self.num_generations if self.model.training else self.num_generations_eval
         rewards_NF = leave_out_unjudged(rewards_NF, num_generations)
         if hand is not None:
@@ -318,7 +337,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         if not self.model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not inputs:  # its rows are computed at a later micro-step
-            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+            return torch.zeros((), device=self.accelerator.device)
         self._wait_for_others()
         *earlier, last = inputs
         done = torch.zeros((), device=self.accelerator.device)
@@ -373,6 +392,32 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             for name, value in self.phases.metrics().items():
                 self._metrics["train"][name].append(value)
         return loss
+
+    # --- Evaluation
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As TRL's, and training goes on as if it had not been.
+
+        The generators are put back, and neither its completions get into the table of the step nor its seconds and
+        tokens into the phases. What vLLM samples next is another sample: its generator cannot be put back.
+        """
+        logs, phases, log_completions = self._logs, self.phases, self.log_completions
+        self._logs, self.phases, self.log_completions = _empty_logs(), Phases(self.accelerator), False
+        try:
+            with _generators_kept(self.accelerator.device):
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self._logs, self.phases, self.log_completions = logs, phases, log_completions
+
+    def evaluation_loop(self, *args, **kwargs):
+        """As transformers', with every problem counting alike: TRL would count a last, smaller batch like a full one."""
+        with _weighted(self._metrics["eval"]) as self._weigh_eval_batch:
+            return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        outputs = super().prediction_step(model, inputs, *args, **kwargs)
+        self._weigh_eval_batch(len(inputs))
+        return outputs
 
     # --- Resuming
 
@@ -432,6 +477,16 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         if self.accelerator.num_processes > 1:
             with self.phases.measure("waiting"):
                 self.accelerator.wait_for_everyone()
+
+
+def _of_something(backward: Callable[..., None]) -> Callable[..., None]:
+    """`backward`, left out for the loss of a micro-step without rows: DeepSpeed refuses a loss without a graph."""
+
+    def backward_of_something(loss: torch.Tensor, **kwargs) -> None:
+        if loss.requires_grad:
+            backward(loss, **kwargs)
+
+    return backward_of_something
 
 
 def merge_rollouts(config: trl.GRPOConfig) -> None:
@@ -498,6 +553,18 @@ def _one_value(name: str, given: list[tuple[float, float]]) -> float:
         return min(values)
     total = sum(weight for _, weight in given)
     return sum(value * weight for value, weight in given) / total if total else sum(values) / len(values)
+
+
+@contextlib.contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn within leaves the random numbers that come after as they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
 
 
 def _empty_logs() -> dict[str, Any]:

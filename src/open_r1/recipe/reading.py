@@ -51,7 +51,7 @@ def dump_recipe(recipe: Recipe) -> str:
             section[name_of] = recipe.model_path(section[name_of])
     if values["model"]["chat_template"]:
         values["model"]["chat_template"] = str(recipe.path(values["model"]["chat_template"]))
-    for source in values["data"]:
+    for source in (*values["data"], *values["eval_data"]):
         if source["path"]:
             source["path"] = str(recipe.path(source["path"]))
     if values["evaluate"]:
@@ -203,6 +203,7 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
             yield f"{section}: step {recipe.step} does not use it; remove it"
     if recipe.step != "grpo" and recipe.grpo != Grpo():
         yield f"grpo: step {recipe.step} does not use it; remove it"
+    yield from _evaluation_problems(recipe)
     if recipe.step in ("sft", "grpo", "distill") and "model" in recipe.model_fields_set and not recipe.model.name:
         yield "model.name: missing; a Hub id or a path that begins with ./"
     if recipe.model.architecture is not None:
@@ -214,13 +215,29 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
             yield "model.name: cannot go together with model.architecture; remove one"
     elif recipe.step == "pretrain" and "model" in recipe.model_fields_set:
         yield "model.architecture: missing; step pretrain starts from scratch"
-    for index, source in enumerate(recipe.data):
+    for key, source in recipe.data_sources():
         kinds = [kind for kind in ("name", "path", "procedural") if getattr(source, kind) is not None]
         if len(kinds) != 1:
             got = " and ".join(kinds) or "none"
-            yield f"data.{index}: unknown data source; give exactly one of name, path, procedural (got {got})"
+            yield f"{key}: unknown data source; give exactly one of name, path, procedural (got {got})"
     if recipe.step == "evaluate" and recipe.evaluate and bool(recipe.model.name) == bool(recipe.evaluate.models):
         yield "evaluate.models: give either model.name or evaluate.models"
+
+
+def _evaluation_problems(recipe: Recipe) -> Iterable[str]:
+    """Evaluation while training needs data of its own, and such data a time at which it is used."""
+    strategy, on_start = recipe.trainer.get("eval_strategy", "no"), recipe.trainer.get("eval_on_start", False)
+    evaluates = on_start is True or (isinstance(strategy, str) and strategy != "no")
+    key = "eval_on_start" if on_start is True else "eval_strategy"
+    if recipe.step != "grpo":
+        if recipe.eval_data:
+            yield f"eval_data: step {recipe.step} does not use it; remove it"
+        if evaluates:
+            yield f"trainer.{key}: only step grpo evaluates while it trains; remove it"
+    elif evaluates and not recipe.eval_data:
+        yield f"eval_data: missing; trainer.{key} needs it; entries as those of data, of rows not trained on"
+    elif recipe.eval_data and not evaluates:
+        yield "trainer.eval_strategy: missing; eval_data needs it, e.g. eval_strategy: steps and eval_steps: 20"
 
 
 def _trainer_problems(recipe: Recipe) -> Iterable[str]:

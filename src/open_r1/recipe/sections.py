@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,6 +208,21 @@ class Guards(Section):
     """Stop before training if the reward accepts fewer of the data's own gold answers; null does not look."""
     stop_on_non_finite: bool = True
     """Stop if loss or gradient norm is nan or infinite."""
+    max_ratio_drift: float | None = Field(default=0.5, gt=0)
+    """Stop if the mean importance ratio (of the policy to the one, or the engine, that sampled) is further than this
+    from 1 in each of `ratio_steps` logs."""
+    ratio_steps: int = Field(default=5, gt=0)
+    min_entropy_share: float | None = Field(default=0.2, gt=0, lt=1)
+    """Share of the entropy of the first `entropy_steps` logs. A sign of collapse if so many logs in a row are below it,
+    and reward has not risen since the start or has fallen from its best."""
+    entropy_steps: int = Field(default=10, gt=1)
+    max_eval_drop: float | None = Field(default=2.0, gt=0)
+    """Standard errors. A sign of reward hacking if verified accuracy on eval_data is further below its best, and the
+    reward in training higher than it was then."""
+    stop_on_signs: bool = False
+    """Stop at a sign of collapse or hacking; else it is a warning, printed once and kept in warnings.jsonl."""
+    weight_sync_timeout_seconds: float | None = Field(default=600.0, gt=0)
+    """Stop if vLLM has not taken over the weights by then."""
 
 
 class Stage(Section):
@@ -226,6 +242,8 @@ class Recipe(Section):
     description: str = ""
     model: Model = Model()
     data: list[DataSource] = []
+    eval_data: list[DataSource] = []
+    """What GRPO is evaluated on while it trains, when `trainer.eval_strategy` says so."""
     rewards: list[Reward] = []
     thinking: Thinking = Thinking()
     trainer: dict[str, Any] = {}
@@ -241,6 +259,11 @@ class Recipe(Section):
     def source(self) -> Path:
         """The file that the recipe was read from."""
         return self._source
+
+    def data_sources(self) -> Iterator[tuple[str, DataSource]]:
+        """Yields every source with its key: data.0, …, eval_data.0, …"""
+        for section in ("data", "eval_data"):
+            yield from ((f"{section}.{index}", source) for index, source in enumerate(getattr(self, section)))
 
     @property
     def sha256(self) -> str:

@@ -8,8 +8,9 @@ run and for a pipeline with one run directory per stage. What is missing is left
     reading     a run directory -> Run, and a note on each file that is missing or broken
     scores      scores.json -> one block of models per benchmark
     comparison  completions/*.parquet -> the same problems before and after
+    phases      metrics.jsonl -> where the seconds of the optimizer steps went
     pictures    metrics and scores -> PNG
-    table       stages and scores as rows of text, printed
+    table       stages, scores and phases as rows of text, printed
     page        all of it as HTML
 """
 

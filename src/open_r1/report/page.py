@@ -10,10 +10,22 @@ import jinja2
 import yaml
 
 from open_r1.report.comparison import compare
-from open_r1.report.pictures import draw_bars, draw_curves
+from open_r1.report.phases import step_times
+from open_r1.report.pictures import draw_bars, draw_curves, draw_phases
 from open_r1.report.reading import Run, failures, read_all
 from open_r1.report.scores import score_blocks
-from open_r1.report.table import NONE, SCORE_COLUMNS, StageRow, cost_text, minutes_text, score_row, stage_row
+from open_r1.report.table import (
+    NONE,
+    PHASE_COLUMNS,
+    SCORE_COLUMNS,
+    StageRow,
+    cost_text,
+    minutes_text,
+    phase_rows,
+    phases_caption,
+    score_row,
+    stage_row,
+)
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -27,6 +39,12 @@ def write_report(run_dir: str | Path) -> Path:
         score_columns=SCORE_COLUMNS,
         blocks=[(block, list(map(score_row, block.scores)), draw_bars(block)) for block in score_blocks(stages)],
         curves=[curves for stage in stages if (curves := draw_curves(stage, notes))],
+        phase_columns=PHASE_COLUMNS,
+        timed=[
+            (stage, draw_phases(times), phase_rows(times), phases_caption(times), times.facts)
+            for stage in stages
+            if (times := step_times(stage))
+        ],
         comparison=compare(stages, notes),
         distilled=[(stage, _trace_rows(stage.distill)) for stage in stages if stage.distill],
         stage_columns=StageRow._fields,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from open_r1.report.phases import StepTimes
 from open_r1.report.reading import Run
 from open_r1.report.scores import Block, Score
 
@@ -20,6 +21,17 @@ PANELS_PER_ROW = 3
 
 # Blue of Okabe and Ito's palette. One colour is enough: no picture tells two things apart by colour alone.
 BLUE, GREY, INK = "#0072B2", "#6B717B", "#2B2F36"
+# The same palette, for what is stacked; the legend has the order of the stack.
+COLOUR_OF_PHASE = {
+    "generation": BLUE,
+    "rewards": "#E69F00",
+    "logprobs": "#56B4E9",
+    "backward": "#009E73",
+    "waiting": "#CC79A7",
+    "weight_sync": "#D55E00",
+    "other": "#B8BEC7",
+}
+MAX_BARS = 100  # of more steps, several share a bar
 LABEL_POINTS, TITLE_POINTS = 8.5, 10
 
 
@@ -122,6 +134,41 @@ def draw_bars(block: Block) -> str | None:
     """pass@1 of each model with its interval; None if no model has one."""
     scores = [score for score in block.scores if score.pass_at_1 is not None]
     return _png(_bar_chart(scores)) if scores else None
+
+
+def draw_phases(times: StepTimes) -> str:
+    """Seconds of each step, stacked by phase; steps that are not in the means are pale."""
+    return _png(_stacked_bars(times))
+
+
+def _stacked_bars(times: StepTimes) -> Figure:
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    axes = figure.subplots()
+    logs_per_bar = math.ceil(len(times.seconds) / MAX_BARS)
+    bar = pd.Series(range(len(times.seconds)), times.seconds.index) // logs_per_bar
+    num_steps = times.num_steps.groupby(bar).sum()
+    seconds = times.seconds.mul(times.num_steps, axis=0).groupby(bar).sum().div(num_steps, axis=0)
+    last_step = pd.Series(times.seconds.index, times.seconds.index).groupby(bar).last()
+    middle = last_step - (num_steps - 1) / 2
+    pale = [0.35 if step < times.first_step else 1.0 for step in last_step]
+    bottom = pd.Series(0.0, seconds.index)
+    for phase in times.phases:
+        if not seconds[phase.name].any():
+            continue
+        colours = [(COLOUR_OF_PHASE[phase.name], alpha) for alpha in pale]
+        axes.bar(middle, seconds[phase.name], 0.9 * num_steps, bottom, color=colours)
+        axes.bar(0, 0, color=COLOUR_OF_PHASE[phase.name], label=f"{phase.name}  {phase.seconds:.2f} s")
+        bottom += seconds[phase.name]
+    axes.set_title("Seconds by phase", loc="left", fontsize=TITLE_POINTS, fontweight="bold", color=INK)
+    means = f"means of steps {times.first_step} to {times.last_step}"
+    axes.set_title(means if min(pale) == 1 else f"{means}, without the pale ones", loc="right", fontsize=8, color=GREY)
+    axes.set_xlim(middle.iloc[0] - num_steps.iloc[0] / 2, last_step.iloc[-1] + 0.5)
+    axes.set_xlabel("training step", fontsize=LABEL_POINTS, color=INK)
+    axes.set_ylabel("seconds a step", fontsize=LABEL_POINTS, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True, frameon=False, fontsize=9, labelcolor=INK)
+    _tidy(axes)
+    return figure
 
 
 def _small_multiples(drawn: list[tuple[Panel, pd.Series]]) -> Figure:

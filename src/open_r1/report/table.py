@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from open_r1.report.phases import MEANINGS, PhaseTime, StepTimes
 from open_r1.report.reading import Run, failures, read_all
 from open_r1.report.scores import Score, score_blocks
 
@@ -26,7 +27,8 @@ class StageRow(NamedTuple):
 
 
 SCORE_COLUMNS = ("model", "parameters", "pass@1\n[95 % interval]", "tokens\nan answer", "minutes")
-NUMBER_COLUMNS = {*SCORE_COLUMNS[1:], "cost", "attempts"}
+PHASE_COLUMNS = ("phase", "seconds\na step", "share", "tokens\na second", "what it is")
+NUMBER_COLUMNS = {*SCORE_COLUMNS[1:], *PHASE_COLUMNS[1:4], "cost", "attempts"}
 
 
 def print_table(run_dir: str | Path, console: Console | None = None) -> None:
@@ -41,6 +43,39 @@ def print_table(run_dir: str | Path, console: Console | None = None) -> None:
         _print(console, run.title, StageRow._fields, [stage_row(stage) for stage in stages])
     for failed in failures(run, stages):
         console.print(Text(f"{failed.name} failed: {failed.error}", style="bold red"))
+
+
+def print_phases(run: Run, times: StepTimes, console: Console | None = None) -> None:
+    """Prints where the seconds of the run's optimizer steps went."""
+    console = console or Console()
+    _print(console, run.title, PHASE_COLUMNS, phase_rows(times), phases_caption(times))
+    for fact in times.facts:
+        console.print(Text(f"  {fact}"))
+
+
+def phase_rows(times: StepTimes) -> list[tuple[str, ...]]:
+    """The cells of PHASE_COLUMNS, of each phase and of the whole step."""
+    return [_phase_row(phase, MEANINGS[phase.name]) for phase in times.phases] + [
+        _phase_row(times.whole, "from gradients to gradients")
+    ]
+
+
+def _phase_row(phase: PhaseTime, meaning: str) -> tuple[str, ...]:
+    rate = phase.tokens_per_second
+    return (
+        phase.name,
+        f"{phase.seconds:.3f}" if phase.seconds < 10 else f"{phase.seconds:,.1f}",
+        f"{100 * phase.share:.1f} %",
+        NONE if rate is None else f"{rate:,.0f}",
+        meaning,
+    )
+
+
+def phases_caption(times: StepTimes) -> str:
+    """Which steps the means are of."""
+    if times.first_step == 1:
+        return f"mean of steps 1 to {times.last_step}, the slower first ones among them"
+    return f"mean of steps {times.first_step} to {times.last_step}; what is before is warm-up"
 
 
 def score_row(score: Score) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """What every training run shares: its data, its arguments, how it is resumed and saved.
 
 checkpoints  checkpoints that are whole, and all that a resumed run needs
+interruption the end of a run that is asked to stop
 metrics      metrics.jsonl and the progress bar
-guards       what stops a run that cannot succeed
+guards       what stops a run that cannot succeed, or warns of one that may not
+watchdog     what ends a process that waits for another in vain
 """
 
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TrlSFTTrainer
 
-from open_r1 import data, modeling
+from open_r1 import data, modeling, signals
 from open_r1.gold_check import (
     GoldCheck,
     gold_program_column,
@@ -28,9 +30,11 @@ from open_r1.gold_check import (
     row_problems,
 )
 from open_r1.recipe import Recipe, RecipeError
+from open_r1.resuming import check_recipe_of, last_checkpoint
 from open_r1.rewards import reward_columns
-from open_r1.training.checkpoints import WholeCheckpoints, last_checkpoint, remove_unfinished, steps_of
+from open_r1.training.checkpoints import WholeCheckpoints, remove_unfinished, steps_of
 from open_r1.training.guards import GuardCallback
+from open_r1.training.interruption import StopsWhenAsked
 from open_r1.training.metrics import MetricsWriter, Progress
 
 MODEL_DIRECTORY = "model"
@@ -58,17 +62,18 @@ def begin(recipe: Recipe) -> PartialState:
     return processes
 
 
-def verified_data(recipe: Recipe, run_dir: Path, processes: PartialState) -> Dataset:
-    """The recipe's data with what its rewards ask for, without the rows whose programs could not be judged.
+def verified_data(recipe: Recipe, run_dir: Path, processes: PartialState, section: str = "data") -> Dataset:
+    """The recipe's data (or eval_data) with what its rewards ask for, but for rows whose programs could not be judged.
 
     Raises RecipeError, in every process of the run, if the rewards accept too few of the data's own golds.
     """
-    gold_column = gold_program_column(recipe)
-    dataset = data.load_data(recipe, [*reward_columns(recipe.rewards), *([gold_column] if gold_column else [])])
+    gold_column = gold_program_column(recipe, section)
+    columns = [*reward_columns(recipe.rewards), *([gold_column] if gold_column else [])]
+    dataset = data.load_data(recipe, columns, section)
     problem: list[RecipeError | None] = [None]
     if processes.is_main_process:
         try:
-            for checked in filter(None, _checks(recipe, dataset, gold_column, run_dir)):
+            for checked in filter(None, _checks(recipe, dataset, gold_column, run_dir, section)):
                 print(checked.summary())
         except RecipeError as error:
             problem = [error]
@@ -79,13 +84,15 @@ def verified_data(recipe: Recipe, run_dir: Path, processes: PartialState) -> Dat
     return dataset.select([row for row in range(len(dataset)) if row not in refused]) if refused else dataset
 
 
-def _checks(recipe: Recipe, dataset: Dataset, gold_column: str | None, run_dir: Path) -> Iterator[GoldCheck | None]:
+def _checks(
+    recipe: Recipe, dataset: Dataset, gold_column: str | None, run_dir: Path, section: str
+) -> Iterator[GoldCheck | None]:
     if "solution" in dataset.column_names:
-        yield require_verified_golds(recipe, dataset["solution"], run_dir)
+        yield require_verified_golds(recipe, dataset["solution"], run_dir, section)
     if judges_programs(recipe):
         columns = {name: dataset[name] for name in reward_columns(recipe.rewards)}
         golds = dataset[gold_column] if gold_column else None
-        yield require_verified_programs(recipe, columns, golds, run_dir)
+        yield require_verified_programs(recipe, columns, golds, run_dir, section)
 
 
 def trainer_arguments(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
@@ -117,18 +124,36 @@ def fine_tune(recipe: Recipe, run_dir: Path, model, tokenizer: PreTrainedTokeniz
 
 
 def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Trains from the last checkpoint of the run directory, if there is one, and saves the model to `model/`."""
+    """Trains from the last checkpoint of the run directory, if there is one, and saves the model to `model/`.
+
+    Raises Interrupted, and saves a checkpoint instead, if a signal asks for it while there is something left to train.
+    """
     check_eos_ends_generation(recipe, trainer.model, tokenizer)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(Progress())
     trainer.add_callback(MetricsWriter(run_dir))
-    trainer.add_callback(GuardCallback(recipe.guards))  # last: what it stops at has been written down
+    num_eval_problems = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0
+    # last: what it stops at has been written down
+    trainer.add_callback(GuardCallback(recipe.guards, run_dir, num_eval_problems))
+    trainer.add_callback(StopsWhenAsked(trainer))
+    trainer.recipe = recipe
     checkpoints = run_dir / "checkpoints"
     if trainer.is_world_process_zero():
         remove_unfinished(checkpoints)
     trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(checkpoints)
+    trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None  # it has been
+    if checkpoint is not None:
+        check_recipe_of(checkpoint, recipe)
+    with signals.answered_with(signals.remember):
+        _train_from(checkpoint, trainer, recipe)
+        if trainer.is_world_process_zero():
+            modeling.save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run_dir / MODEL_DIRECTORY)
+        trainer.accelerator.wait_for_everyone()
+
+
+def _train_from(checkpoint: Path | None, trainer: Trainer, recipe: Recipe) -> None:
     if checkpoint is not None and is_last_step(trainer, checkpoint):
         trainer._load_from_checkpoint(str(checkpoint))  # transformers would train on, a step too many
     else:
@@ -138,9 +163,6 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
                 f"{recipe.source}: data: {len(trainer.train_dataset)} rows do not fill one batch, so nothing was "
                 f"trained; give more, or a smaller trainer.per_device_train_batch_size"
             )
-    if trainer.is_world_process_zero():
-        modeling.save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run_dir / MODEL_DIRECTORY)
-    trainer.accelerator.wait_for_everyone()
 
 
 def is_last_step(trainer: Trainer, checkpoint: Path) -> bool:

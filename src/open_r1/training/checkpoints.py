@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
+from transformers.trainer_utils import sort_checkpoints
+
+from open_r1.recipe import Recipe, dump_recipe
+from open_r1.resuming import RECIPE_FILE
 
 UNFINISHED = "unfinished"  # no name that transformers would take for a checkpoint
 STATE_FILE = "trainer_state.json"
@@ -23,6 +26,7 @@ class WholeCheckpoints:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.recipe: Recipe | None = None  # goes into each checkpoint; who takes one up must agree with it
         self._staging: Path | None = None
         self._state_to_restore: dict[str, Any] | None = None
         self.add_callback(_RestoresLoss(self))
@@ -60,6 +64,8 @@ class WholeCheckpoints:
         self._best_checkpoint_is_in(folder)
         if self.args.should_save:
             self.state.save_to_json(str(unfinished / STATE_FILE))
+            if self.recipe is not None:
+                (unfinished / RECIPE_FILE).write_text(dump_recipe(self.recipe), encoding="utf-8")
         for file in unfinished.rglob("*"):
             _to_disk(file)
         self.accelerator.wait_for_everyone()
@@ -110,12 +116,6 @@ class _RestoresLoss(TrainerCallback):
             self._trainer._total_loss_scalar = restored["loss_logged"]
             self._trainer._globalstep_last_logged = restored["step_last_logged"]
             self._trainer._state_to_restore = None
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint below `folder`, None if there is none."""
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return Path(found) if found else None
 
 
 def steps_of(checkpoint: Path) -> TrainerState:

@@ -1,72 +1,249 @@
-"""What stops a run that cannot succeed, with the reason and the key to change."""
+"""What stops a run that cannot succeed, and what warns of one that may not, with the reason and the key to change.
 
+Each guard looks at the logs so far, and at nothing else: a run that is taken up again has these from its checkpoint,
+and goes on counting where it was.
+
+    stops            loss or gradient not finite; answers cut off; dead groups; a judge that breaks; drifting ratios
+    warns (or stops) entropy collapse; reward that rises while verified accuracy on eval_data falls
+"""
+
+import itertools
+import json
 import math
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback
 
 from open_r1.recipe import Guards
 from open_r1.step_process import RunStopped
 
+WARNINGS_FILE = "warnings.jsonl"
 FAILED_SHARE = "failed_share"  # how a metric's name ends that tells what share of a batch a broken judge left out
+EVALUATION = "eval_"  # how the names of an evaluation's metrics begin
+RATIOS = {  # metric -> what it is of, and what can be done about it
+    "ratio/mean": ("the policy to the one that sampled", "lower trainer.learning_rate or trainer.num_iterations"),
+    "sampling/importance_sampling_ratio/mean": (
+        "the policy to the engine that sampled",
+        "set trainer.vllm_importance_sampling_mode: token_truncate for long answers, or find out why they differ",
+    ),
+}
+VERIFIED = ("accuracy", "binary_code", "code", "cf_code", "ioi_code")  # rewards from 0 to 1 that no style can raise
 MAX_UNJUDGED_LOGS = 3
+STANDARD_ERRORS_OF_REWARD = 2.0  # by which two means of rewards have to differ before one counts as higher
+KEPT_GAIN = 0.5  # of the best reward's gain; the best of many means is always somewhat higher than the last
+
+Log = dict[str, Any]
 
 
 class GuardCallback(TrainerCallback):
-    """Stops a run that cannot succeed, with the reason and the key to change."""
+    """Raises RunStopped at a log that shows that a run cannot succeed, and tells once of one that may not.
 
-    def __init__(self, guards: Guards):
-        self.guards = guards
-        self.num_truncated_logs = 0
-        self.num_dead_logs = 0
-        self.num_unjudged_logs = 0
+    `num_eval_problems` is how many problems an evaluation has; warnings go to `run_dir/warnings.jsonl`.
+    """
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        logs = logs or {}
-        if self.guards.stop_on_non_finite:
-            for key in ("loss", "grad_norm"):
-                if key in logs and not math.isfinite(logs[key]):
-                    raise RunStopped(
-                        f"stopped at step {state.global_step}: {key} is {logs[key]}; lower trainer.learning_rate or "
-                        f"trainer.max_grad_norm (guards.stop_on_non_finite: false goes on all the same)"
-                    )
-        self._check_truncation(logs, args, state.global_step)
-        self._check_dead_groups(logs, state.global_step)
-        self._check_judges(logs, state.global_step)
+    def __init__(self, guards: Guards, run_dir: Path, num_eval_problems: int = 0):
+        self._guards, self._num_eval_problems = guards, num_eval_problems
+        self._file = run_dir / WARNINGS_FILE
+        self._warned: set[str] = set()
 
-    def _check_truncation(self, logs, args, step: int) -> None:
-        share, limit = logs.get("completions/clipped_ratio"), self.guards.max_truncated_share
-        if share is None or limit is None:
-            return
-        self.num_truncated_logs = self.num_truncated_logs + 1 if share >= limit else 0
-        if self.num_truncated_logs >= self.guards.truncated_steps:
-            raise RunStopped(
-                f"stopped at step {step}: {share:.0%} of the completions were cut off at trainer.max_completion_length"
-                f"={args.max_completion_length} tokens, {self.num_truncated_logs} logs in a row: nothing to reward; "
-                f"raise it, or train the model to end first (guards.max_truncated_share: null goes on all the same)"
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Drops the warnings of steps that will be trained again."""
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        kept = [warning for warning in map(_warning, lines) if warning and warning["step"] <= state.global_step]
+        self._warned = {warning["key"] for warning in kept}
+        if state.is_world_process_zero and lines:
+            unfinished = self._file.with_suffix(".part")
+            unfinished.write_text("".join(json.dumps(warning) + "\n" for warning in kept), encoding="utf-8")
+            unfinished.replace(self._file)
+
+    def on_log(self, args, state, control, **kwargs):
+        logs, step = state.log_history, state.global_step
+        reasons = (
+            _not_finite(self._guards, logs),
+            _truncated(self._guards, logs, getattr(args, "max_completion_length", None)),
+            _dead_groups(self._guards, logs),
+            _broken_judge(self._guards, logs),
+            _drifting_ratio(self._guards, logs),
+        )
+        if reason := next(filter(None, reasons), None):
+            raise RunStopped(f"stopped at step {step}: {reason}")
+        signs = {
+            "guards.min_entropy_share": _collapsed_entropy(self._guards, logs),
+            "guards.max_eval_drop": _hacked_reward(self._guards, logs, self._num_eval_problems),
+        }
+        for key, reason in signs.items():
+            if reason and self._guards.stop_on_signs:
+                raise RunStopped(f"stopped at step {step}: {reason} ({key}: null goes on all the same)")
+            if reason and key not in self._warned:
+                self._warned.add(key)
+                if state.is_world_process_zero:
+                    self._warn({"step": step, "key": key, "reason": reason})
+
+    def _warn(self, warning: dict[str, Any]) -> None:
+        print(
+            f"warning at step {warning['step']}: {warning['reason']} ({warning['key']}: null does not look, "
+            f"guards.stop_on_signs: true stops)",
+            file=sys.stderr,
+        )
+        with self._file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(warning) + "\n")
+
+
+def _warning(line: str) -> dict[str, Any] | None:
+    """None for the half line of a process that was killed."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _not_finite(guards: Guards, logs: Sequence[Log]) -> str | None:
+    for key in ("loss", "grad_norm"):
+        value = logs[-1].get(key)
+        if guards.stop_on_non_finite and value is not None and not math.isfinite(value):
+            return (
+                f"{key} is {value}; lower trainer.learning_rate or trainer.max_grad_norm "
+                f"(guards.stop_on_non_finite: false goes on all the same)"
             )
+    return None
 
-    def _check_dead_groups(self, logs, step: int) -> None:
-        share, limit = logs.get("frac_reward_zero_std"), self.guards.max_dead_steps
-        if share is None or limit is None:
-            return
-        self.num_dead_logs = self.num_dead_logs + 1 if share >= 1.0 else 0
-        if self.num_dead_logs >= limit:
-            raise RunStopped(
-                f"stopped at step {step}: in {self.num_dead_logs} logs in a row every group had equal rewards, so "
-                f"there is no gradient; choose data of other difficulty in `data`, raise trainer.num_generations, or "
-                f"stop earlier with trainer.max_steps (guards.max_dead_steps: null goes on all the same)"
-            )
 
-    def _check_judges(self, logs, step: int) -> None:
-        shares = {key: value for key, value in logs.items() if key.endswith(FAILED_SHARE)}
-        limit = self.guards.max_judge_failed_share
-        if not shares or limit is None:
-            return
-        worst = max(shares, key=shares.get)
-        self.num_unjudged_logs = self.num_unjudged_logs + 1 if shares[worst] > limit else 0
-        if self.num_unjudged_logs >= MAX_UNJUDGED_LOGS:
-            raise RunStopped(
-                f"stopped at step {step}: {worst} was {shares[worst]:.0%}, {self.num_unjudged_logs} logs in a row over "
-                f"{limit:.0%}: the judge breaks, and what it does not judge teaches nothing; the completions table "
-                f"says why (guards.max_judge_failed_share: null goes on all the same)"
+def _truncated(guards: Guards, logs: Sequence[Log], max_completion_tokens: int | None) -> str | None:
+    limit, key = guards.max_truncated_share, "completions/clipped_ratio"
+    if limit is None or _in_a_row(logs, key, lambda share: share >= limit) < guards.truncated_steps:
+        return None
+    return (
+        f"{logs[-1][key]:.0%} of the completions were cut off at trainer.max_completion_length="
+        f"{max_completion_tokens} tokens, {guards.truncated_steps} logs in a row: nothing to reward; raise it, or "
+        f"train the model to end first (guards.max_truncated_share: null goes on all the same)"
+    )
+
+
+def _dead_groups(guards: Guards, logs: Sequence[Log]) -> str | None:
+    limit = guards.max_dead_steps
+    if limit is None or _in_a_row(logs, "frac_reward_zero_std", lambda share: share >= 1.0) < limit:
+        return None
+    return (
+        f"in {limit} logs in a row every group had equal rewards, so there is no gradient; choose data of other "
+        f"difficulty in `data`, raise trainer.num_generations, or stop earlier with trainer.max_steps "
+        f"(guards.max_dead_steps: null goes on all the same)"
+    )
+
+
+def _broken_judge(guards: Guards, logs: Sequence[Log]) -> str | None:
+    limit = guards.max_judge_failed_share
+    names = [name for name in logs[-1] if name.endswith(FAILED_SHARE) and not name.startswith(EVALUATION)]
+    for name in names if limit is not None else ():
+        if _in_a_row(logs, name, lambda share: share > limit) >= MAX_UNJUDGED_LOGS:
+            return (
+                f"{name} was {logs[-1][name]:.0%}, {MAX_UNJUDGED_LOGS} logs in a row over {limit:.0%}: the judge "
+                f"breaks, and what it does not judge teaches nothing; the completions table says why "
+                f"(guards.max_judge_failed_share: null goes on all the same)"
             )
+    return None
+
+
+def _drifting_ratio(guards: Guards, logs: Sequence[Log]) -> str | None:
+    """Of what was sampled by the policy itself the ratio's mean is 1, however the single ones are spread."""
+    limit = guards.max_ratio_drift
+    for name, (of_what, mend) in RATIOS.items() if limit is not None else ():
+        if _in_a_row(logs, name, lambda ratio: abs(ratio - 1) > limit) >= guards.ratio_steps:
+            return (
+                f"the mean importance ratio of {of_what} is {logs[-1][name]:.3g}, {guards.ratio_steps} logs in a row "
+                f"further than {limit:g} from 1; {mend} (guards.max_ratio_drift: null goes on all the same)"
+            )
+    return None
+
+
+def _collapsed_entropy(guards: Guards, logs: Sequence[Log]) -> str | None:
+    """A policy that gets sure of itself gets right as well; one that does not is sure of something else."""
+    share, num_logs = guards.min_entropy_share, guards.entropy_steps
+    if share is None or _number(logs[-1], "entropy") is None or _number(logs[-1], "reward") is None:
+        return None
+    trained = [log for log in logs if _number(log, "entropy") is not None and _number(log, "reward") is not None]
+    floor = share * statistics.fmean(log["entropy"] for log in trained[:num_logs])
+    if len(trained) < 2 * num_logs or any(log["entropy"] >= floor for log in trained[-num_logs:]):
+        return None
+    rewards = [log["reward"] for log in trained]
+    first, now = rewards[:num_logs], rewards[-num_logs:]
+    at_first, at_last = statistics.fmean(first), statistics.fmean(now)
+    at_best = max(statistics.fmean(rewards[end - num_logs : end]) for end in range(num_logs, len(rewards) + 1))
+    if _is_higher(now, first) and at_last - at_first > KEPT_GAIN * (at_best - at_first):
+        return None
+    return (
+        f"entropy was under {floor:.2g}, {share:.0%} of what it was at first, {num_logs} logs in a row, and reward is "
+        f"{at_last:.3g} ({at_first:.3g} at first, {at_best:.3g} at best): the policy gives the same answers and learns "
+        f"nothing more; lower trainer.learning_rate, or raise trainer.epsilon_high or trainer.temperature"
+    )
+
+
+def _hacked_reward(guards: Guards, logs: Sequence[Log], num_problems: int) -> str | None:
+    limit = guards.max_eval_drop
+    if limit is None or not num_problems:
+        return None
+    for name in VERIFIED:
+        key = f"{EVALUATION}rewards/{name}/mean"
+        if _number(logs[-1], key) is None:
+            continue
+        evaluations = list(_evaluations(logs, key))
+        best, reward_then = max(evaluations, key=lambda evaluation: evaluation[0])
+        now, reward_now = evaluations[-1]
+        error = math.hypot(_standard_error(best, num_problems), _standard_error(now, num_problems))
+        if best - now > limit * error and reward_then is not None and reward_now > reward_then:
+            return (
+                f"{name} on eval_data fell from {best:.3g} to {now:.3g}, {(best - now) / error:.1f} standard errors, "
+                f"while reward in training rose from {reward_then:.3g} to {reward_now:.3g}: what is rewarded is no "
+                f"longer what is wanted; read the completions (make why), and stop at the best with "
+                f"trainer.load_best_model_at_end or trainer.max_steps"
+            )
+    return None
+
+
+def _evaluations(logs: Sequence[Log], key: str) -> Iterator[tuple[float, float | None]]:
+    """Yields each evaluation's `key`, and the mean reward in training since the one before it.
+
+    An evaluation at the very start has the first reward that follows; None if there is none yet.
+    """
+    first = next((log["reward"] for log in logs if _number(log, "reward") is not None), None)
+    rewards: list[float] = []
+    mean = first
+    for log in logs:
+        if _number(log, "reward") is not None:
+            rewards.append(log["reward"])
+        elif _number(log, key) is not None:
+            mean = statistics.fmean(rewards) if rewards else mean
+            rewards = []
+            yield log[key], mean
+
+
+def _standard_error(share: float, num_problems: int) -> float:
+    """Of the mean of values from 0 to 1, one for each problem; never zero (one right and one wrong more are assumed).
+
+    Several answers to one problem are taken for one: it is rather too large than too small.
+    """
+    share = (share * num_problems + 1) / (num_problems + 2)
+    return math.sqrt(share * (1 - share) / num_problems)
+
+
+def _is_higher(values: Sequence[float], others: Sequence[float]) -> bool:
+    """True if the mean is higher by more than the values' own scatter explains."""
+    error = math.hypot(*(statistics.stdev(each) / math.sqrt(len(each)) for each in (values, others)))
+    return statistics.fmean(values) - statistics.fmean(others) > STANDARD_ERRORS_OF_REWARD * error
+
+
+def _in_a_row(logs: Sequence[Log], key: str, holds: Callable[[float], bool]) -> int:
+    """How many of the logs that have `key` it holds of, counted back from the last log; 0 if that has no such key."""
+    if _number(logs[-1], key) is None:
+        return 0
+    values = (value for log in reversed(logs) if (value := _number(log, key)) is not None)
+    return sum(1 for _ in itertools.takewhile(holds, values))
+
+
+def _number(log: Log, key: str) -> float | None:
+    """The metric, None if it was not logged or has no value."""
+    value = log.get(key)
+    return None if value is None or math.isnan(value) else value

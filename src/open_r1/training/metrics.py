@@ -21,7 +21,9 @@ class MetricsWriter(TrainerCallback):
             return
         if self.file.exists():
             lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            # Nothing is kept where nothing was: an evaluation before the first step is made again.
+            last_step = state.global_step or -1
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step]
             unfinished = self.file.with_suffix(".part")  # a kill must not take the lines that are kept
             unfinished.write_text("".join(kept), encoding="utf-8")
             unfinished.replace(self.file)

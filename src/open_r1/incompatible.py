@@ -1,0 +1,210 @@
+"""Settings that are right by themselves and wrong together: found before a model is loaded.
+
+What trl.SFTConfig and trl.GRPOConfig refuse themselves is left to them; here is what would fail only after the weights
+are loaded, or what nothing would ever tell.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from open_r1.recipe import Recipe
+from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
+from open_r1.wording import closest
+
+VLLM_MODES = ("colocate", "server")
+KEYS_OF_MODE = {  # what the other mode never reads
+    "colocate": (
+        "vllm_gpu_memory_utilization",
+        "vllm_tensor_parallel_size",
+        "vllm_max_model_length",
+        "vllm_enable_sleep_mode",
+        "vllm_model_impl",
+    ),
+    "server": (
+        "vllm_server_base_url",
+        "vllm_server_host",
+        "vllm_server_port",
+        "vllm_server_timeout",
+        "vllm_group_port",
+    ),
+}
+EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed"}
+
+
+def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+    """A line `key: what is wrong; mend` for each pair of settings that cannot go together.
+
+    `accelerate_config` is what the file says that `hardware.accelerate` names.
+    """
+    if recipe.step not in TRAINER_CONFIGS:
+        return
+    yield from _of_processes(recipe, accelerate_config)
+    yield from _of_numbers(recipe, accelerate_config)
+    yield from _of_kernels(recipe)
+    if recipe.step != "grpo":
+        yield from _of_packing(recipe)
+        return
+    yield from _of_reference(recipe, accelerate_config)
+    yield from _of_vllm(recipe)
+
+
+def missing_packages(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each package that the recipe needs on this machine and that is not installed."""
+    needed = {}
+    if recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
+        needed["vllm"] = "trainer.use_vllm"
+    if accelerate_config.get("distributed_type") == "DEEPSPEED":
+        needed["deepspeed"] = f"hardware.accelerate: {recipe.hardware.accelerate}"
+    if recipe.model.attn_implementation == "flash_attention_2":
+        needed["flash_attn"] = "model.attn_implementation"
+    for package, key in needed.items():
+        if importlib.util.find_spec(package) is None:
+            extra = EXTRA_OF_PACKAGE.get(package)
+            mend = f"pip install 'open-r1[{extra}]'" if extra else f"pip install {package.replace('_', '-')}"
+            yield f"{key}: needs {package}, which is not installed; {mend}"
+
+
+def _of_processes(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+    hardware = recipe.hardware
+    if accelerate_config.get("distributed_type") == "NO" and hardware.num_processes > 1:
+        yield (
+            f"hardware.accelerate: {hardware.accelerate} starts one process, but {hardware.num_processes} are asked "
+            f"for; use ddp or zero2"
+        )
+    if hardware.gpus_per_node and recipe.trainer.get("use_cpu"):
+        yield (
+            f"trainer.use_cpu: true leaves the GPUs idle, but hardware.gpus_per_node is {hardware.gpus_per_node}; "
+            f"remove it"
+        )
+    if shares_out_weights(accelerate_config):
+        yield (
+            f"hardware.accelerate: {hardware.accelerate} shares the weights out, and the model that the first process "
+            f"saves at the end would be its own share; use zero2"
+        )
+
+
+def shares_out_weights(accelerate_config: Mapping[str, Any]) -> bool:
+    """True if no process has all weights: ZeRO stage 3 and FSDP."""
+    zero_stage = (accelerate_config.get("deepspeed_config") or {}).get("zero_stage")
+    return zero_stage == 3 or accelerate_config.get("distributed_type") == "FSDP"
+
+
+def _of_numbers(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+    """Pairs that lose digits."""
+    if recipe.trainer.get("use_cpu") and _bf16(recipe):
+        written = "bf16: true" if recipe.trainer.get("bf16") else "it is on unless it is written down"
+        yield f"trainer.bf16: slower than fp32 on a CPU (use_cpu), and coarser ({written}); set trainer.bf16: false"
+    dtype = recipe.model.dtype
+    if dtype == "float32":
+        return
+    if recipe.model.lora is None:
+        if accelerate_config.get("distributed_type") != "DEEPSPEED":  # which steps on fp32 weights of its own
+            yield (
+                f"model.dtype: {dtype} weights are too coarse for the optimizer's steps; leave it float32 (mixed "
+                f"precision is trainer.bf16), or use hardware.accelerate: zero2, which keeps fp32 weights beside them"
+            )
+    elif recipe.trainer.get("use_vllm"):
+        yield (
+            f"model.dtype: at every sync with vLLM the adapters are merged into the weights and taken out again, "
+            f"which wears {dtype} weights down; leave it float32"
+        )
+
+
+def _bf16(recipe: Recipe) -> bool:
+    """Whether training is in bf16: TRL's default is on unless fp16 is."""
+    bf16 = recipe.trainer.get("bf16")
+    return not recipe.trainer.get("fp16") if bf16 is None else bf16
+
+
+def _of_kernels(recipe: Recipe) -> Iterator[str]:
+    trainer = recipe.trainer
+    if trainer.get("use_liger_kernel") and not recipe.hardware.gpus_per_node:
+        yield "trainer.use_liger_kernel: its kernels run on GPUs alone, but hardware.gpus_per_node is 0; remove it"
+    liger_config = trainer.get("liger_kernel_config")
+    if isinstance(liger_config, Mapping) and liger_config.get("fused_linear_cross_entropy"):
+        yield (
+            "trainer.liger_kernel_config.fused_linear_cross_entropy: it would replace the forward pass that TRL's "
+            "chunked head is part of; remove it"
+        )
+    lora = recipe.model.lora
+    if lora and "lm_head" in ([lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules):
+        yield (
+            "model.lora.target_modules: TRL multiplies by lm_head's own weights, so an adapter on it would never be "
+            "trained; remove lm_head"
+        )
+
+
+def _of_packing(recipe: Recipe) -> Iterator[str]:
+    trainer = recipe.trainer
+    if not trainer.get("packing"):
+        return
+    strategy = trainer_value(recipe.step, trainer, "packing_strategy")
+    if strategy == "wrapped" and recipe.step != "pretrain":
+        yield (
+            "trainer.packing_strategy: wrapped cuts conversations in pieces that attend to each other; remove it "
+            "(the default bfd keeps them apart)"
+        )
+    rows = trainer_value(recipe.step, trainer, "per_device_train_batch_size")
+    flash = (recipe.model.attn_implementation or "").startswith(("flash", "kernels-community/"))
+    if recipe.hardware.gpus_per_node and rows > 1 and strategy != "wrapped" and not flash:
+        yield (
+            f"trainer.per_device_train_batch_size: packing lays the {rows} rows end to end, and without flash "
+            f"attention the mask grows with the square; write 1 and {rows} times gradient_accumulation_steps, or set "
+            f"model.attn_implementation: flash_attention_2"
+        )
+
+
+def _of_reference(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+    if not recipe.trainer.get("sync_ref_model"):
+        return
+    if not trainer_value("grpo", recipe.trainer, "beta"):
+        yield "trainer.sync_ref_model: with beta 0 there is no reference model; set trainer.beta, or remove it"
+    if recipe.model.lora:
+        yield (
+            "trainer.sync_ref_model: with model.lora the reference is the model without its adapters, and nothing can "
+            "replace it; remove one"
+        )
+    if shares_out_weights(accelerate_config):
+        yield (
+            f"trainer.sync_ref_model: {recipe.hardware.accelerate} shares the reference's weights out, and a resumed "
+            f"run could not put them back; use hardware.accelerate: zero2"
+        )
+
+
+def _of_vllm(recipe: Recipe) -> Iterator[str]:
+    trainer, hardware = recipe.trainer, recipe.hardware
+    if not trainer.get("use_vllm"):
+        for key in trainer:
+            if key.startswith("vllm_"):
+                yield f"trainer.{key}: nothing reads it without trainer.use_vllm: true; remove it, or set that"
+        return
+    mode = trainer_value("grpo", trainer, "vllm_mode")
+    if mode not in VLLM_MODES:
+        yield f"trainer.vllm_mode: unknown mode {mode!r} (known: {', '.join(VLLM_MODES)}){closest(mode, VLLM_MODES)}"
+        return
+    if not hardware.gpus_per_node:
+        yield "trainer.use_vllm: it needs a GPU, but hardware.gpus_per_node is 0; set that, or remove it"
+    (other,) = (known for known in VLLM_MODES if known != mode)
+    for key in KEYS_OF_MODE[other]:
+        if key in trainer:
+            mend = "give it to the server itself" if mode == "server" else "remove it"
+            yield f"trainer.{key}: read with vllm_mode: {other} alone, but it is {mode}; {mend}"
+    if trainer.get("use_transformers_continuous_batching"):
+        yield "trainer.use_transformers_continuous_batching: vLLM samples (use_vllm); remove one of them"
+    if recipe.grpo.max_generation_batch_size is not None:
+        yield "grpo.max_generation_batch_size: vLLM makes its own batches (use_vllm) and never reads it; remove it"
+    if mode == "server":
+        return
+    parallel = trainer_value("grpo", trainer, "vllm_tensor_parallel_size")
+    if parallel < 1 or hardware.num_processes % parallel:
+        yield (
+            f"trainer.vllm_tensor_parallel_size: {hardware.num_processes} processes cannot be divided into groups of "
+            f"{parallel}; give a divisor"
+        )
+    longest, completion = trainer.get("vllm_max_model_length"), trainer_value("grpo", trainer, "max_completion_length")
+    if longest is not None and completion is not None and longest <= completion:
+        yield (
+            f"trainer.vllm_max_model_length: {longest} tokens are to hold a prompt and its completion, but "
+            f"max_completion_length alone is {completion}; raise it, or completions are cut short"
+        )

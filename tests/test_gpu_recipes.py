@@ -1,0 +1,503 @@
+"""The recipes for GPUs, as far as a machine without one can tell, and the pairs of settings that are refused."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
+from safetensors.torch import load_file
+
+from open_r1 import check
+from open_r1.check import ACCELERATE_CONFIGS, check_recipe
+from open_r1.launch import run_directory
+from open_r1.recipe import RecipeError, load_recipe
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+import memory_table
+
+FOLDERS = sorted(REPOSITORY.glob("recipes/*gb"))
+RECIPES = [folder / f"{step}.yaml" for folder in FOLDERS for step in ("sft", "grpo")]
+MOST_OF_THE_GPU = 0.93  # a card of 24 GB has at least 22.5 GiB
+
+
+def name_of(file: Path) -> str:
+    return f"{file.parent.name}/{file.stem}"
+
+
+# --- The recipes
+
+
+def test_there_is_a_recipe_for_each_size_of_gpu():
+    assert [folder.name.rpartition("-")[2] for folder in FOLDERS] == ["24gb", "80gb", "8x80gb"]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=name_of)
+def test_trl_takes_every_key_of_the_recipe(file, monkeypatch, tmp_path):
+    from trl import GRPOConfig, SFTConfig
+
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)  # no GPU here
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    recipe = load_recipe(file)
+    config = (SFTConfig if recipe.step == "sft" else GRPOConfig)(output_dir=str(tmp_path), **recipe.trainer)
+    assert {key: getattr(config, key) for key in recipe.trainer} == recipe.trainer
+    assert config.bf16
+    assert config.gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("folder", "completions_per_step", "completions_per_rollout"),
+    [("qwen2.5-1.5b-24gb", 64, 64), ("qwen2.5-1.5b-80gb", 512, 512), ("qwen2.5-7b-8x80gb", 512, 8192)],
+)
+def test_batch_is_the_one_that_the_comments_give(folder, completions_per_step, completions_per_rollout):
+    recipe = load_recipe(REPOSITORY / "recipes" / folder / "grpo.yaml")
+    trainer, processes = recipe.trainer, recipe.hardware.num_processes
+    rows, micro_steps = trainer["per_device_train_batch_size"], trainer["gradient_accumulation_steps"]
+    assert rows * processes * micro_steps == completions_per_step
+    assert rows * processes * trainer.get("steps_per_generation", micro_steps) == completions_per_rollout
+
+
+def test_variant_with_a_vllm_server_is_right(write_recipe):
+    """As the README of the 8 x 80 GB recipe describes it."""
+    sections = yaml.safe_load((REPOSITORY / "recipes/qwen2.5-7b-8x80gb/grpo.yaml").read_text(encoding="utf-8"))
+    for key in ("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length"):
+        del sections["trainer"][key]
+    sections["trainer"] |= {"vllm_mode": "server", "vllm_server_timeout": 600.0}
+    sections["trainer"] |= {"gradient_accumulation_steps": 128, "steps_per_generation": 2048}
+    sections["trainer"] |= {"beta": 0.0, "sync_ref_model": False}
+    sections["hardware"] = {"gpus_per_node": 4, "accelerate": "zero2"}
+    sections["model"]["name"] = "Qwen/Qwen2.5-7B"  # its path is relative to the recipe
+    assert problems_of(write_recipe(**sections)) == []
+
+
+@pytest.mark.parametrize("file", sorted(ACCELERATE_CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_reads_its_config(file):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    kinds = {"cpu": "MULTI_GPU", "ddp": "MULTI_GPU", "one_gpu": "NO", "zero2": "DEEPSPEED"}
+    assert load_config_from_file(str(file)).distributed_type == kinds[file.stem]
+
+
+# --- Their memory
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_recipe_fits_on_the_gpu_and_its_readme_says_so(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    shown = text.partition(memory_table.BEGIN)[2].partition(memory_table.END)[0].strip()
+    assert shown == memory_table.table(folder)
+    peaks = [float(gib) for row in re.findall(r"\| \*\*.*in all\*\* \|.*", shown) for gib in re.findall(r"[\d.]+", row)]
+    assert max(peaks) <= MOST_OF_THE_GPU * memory_table.gpu_gib_of(folder)
+    assert "have not been run" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("Qwen/Qwen2.5-1.5B", "1.54"), ("Qwen/Qwen2.5-1.5B-Instruct", "1.54"), ("Qwen/Qwen2.5-7B", "7.61")],
+)
+def test_parameters_are_counted_as_transformers_does(name, published):
+    architecture = memory_table.ARCHITECTURES[name]
+    assert f"{architecture.num_parameters / 1e9:.3f}".startswith(published)  # Qwen2.5's model cards, billions
+    layers = 2  # the rest are the same
+    small = memory_table.Architecture(**{**vars(architecture), "layers": layers, "vocabulary": 1000})
+    with torch.device("meta"):
+        model = qwen2(small)
+        assert sum(weight.numel() for weight in model.parameters()) == small.num_parameters
+
+
+@pytest.mark.parametrize(("residual", "lora"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)])
+def test_one_layer_keeps_what_the_formula_says(residual, lora):
+    """Measured on a layer of a quarter of the 1.5B model's width, in bf16 products, by what autograd saves."""
+    architecture = memory_table.Architecture(384, 2240, 1, 3, 1, 64, tied=True)
+    measured = bytes_saved_per_token(architecture, residual, lora)
+    assert measured * 0.98 <= architecture.layer_bytes_per_token(residual.itemsize) <= measured * 1.1
+
+
+def qwen2(architecture: memory_table.Architecture, dtype: torch.dtype = torch.float32):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "qwen2",
+        hidden_size=architecture.hidden,
+        intermediate_size=architecture.intermediate,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        num_key_value_heads=architecture.key_value_heads,
+        vocab_size=architecture.vocabulary,
+        tie_word_embeddings=architecture.tied,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def bytes_saved_per_token(architecture: memory_table.Architecture, residual: torch.dtype, lora: bool) -> float:
+    """Of tensors that are neither weights nor the layer's input, from two lengths, so that only tokens count."""
+    from peft import LoraConfig, get_peft_model
+
+    model = qwen2(architecture, residual)
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=1, target_modules="all-linear")).get_base_model()
+
+    def saved(num_tokens: int) -> int:
+        hidden = torch.randn(1, num_tokens, architecture.hidden, dtype=residual, requires_grad=True)
+        known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), hidden)}
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in known:
+                kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address comes twice
+            return tensor
+
+        position_embeddings = model.model.rotary_emb(hidden, torch.arange(num_tokens)[None])
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=residual == torch.float32)
+        with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.model.layers[0](hidden, position_embeddings=position_embeddings, attention_mask=None)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    return (saved(192) - saved(64)) / 128
+
+
+# --- What the checks are for, measured
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [(torch.bfloat16, 1e-4, 1.0), (torch.float32, 0.0, 1e-6)])
+def test_merging_and_unmerging_adapters_wears_coarse_weights_down(dtype, least, most):
+    """As TRL does before each rollout with vLLM; the relative error of the weights after 50 times."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = qwen2(memory_table.Architecture(64, 128, 1, 2, 1, 32, tied=True), dtype)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before = weight.detach().clone()
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1e-3)
+    for _ in range(50):
+        adapted.merge_adapter()
+        adapted.unmerge_adapter()
+    error = ((weight.float() - before.float()).norm() / before.float().norm()).item()
+    assert least <= error <= most
+
+
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_packed_traces_do_not_attend_to_each_other(attn_implementation):
+    """TRL's collator and transformers keep them apart without flash attention, so the sft recipes need none."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    torch.manual_seed(0)
+    model = qwen2(memory_table.Architecture(32, 64, 2, 4, 2, 64, tied=True)).eval()
+    model.set_attn_implementation(attn_implementation)
+    first, second = torch.randint(0, 64, (7,)).tolist(), torch.randint(0, 64, (9,)).tolist()
+    row = {"input_ids": first + second, "labels": first + second, "seq_lengths": [7, 9]}
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([row])
+    del batch["labels"]
+    with torch.no_grad():
+        alone = model(torch.tensor([second])).logits[0]
+        packed = model(**batch, use_cache=False).logits[0, 7:]
+        wrapped = model(batch["input_ids"]).logits[0, 7:]
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
+    assert (wrapped - alone).abs().max() > 1e-2
+
+
+# --- Pairs of settings that cannot go together
+
+
+def grpo(trainer: dict | None = None, **sections) -> dict:
+    """A right GRPO recipe for one GPU."""
+    return {
+        "step": "grpo",
+        "model": {"name": str(TINY / "models" / "teacher")},
+        "data": [sums(16)],
+        "rewards": ["accuracy"],
+        "trainer": {"num_generations": 4, "per_device_train_batch_size": 8, **(trainer or {})},
+        "hardware": {"gpus_per_node": 1, "accelerate": "one_gpu"},
+        **sections,
+    }
+
+
+def sft(trainer: dict | None = None, **sections) -> dict:
+    recipe = grpo(**sections) | {"step": "sft", "trainer": {"per_device_train_batch_size": 1, **(trainer or {})}}
+    del recipe["rewards"]
+    return recipe
+
+
+def pretrain(trainer: dict) -> dict:
+    architecture = {"architecture": SMALLEST_MODEL}
+    return sft({"per_device_train_batch_size": 4, **trainer}, model=architecture) | {"step": "pretrain"}
+
+
+def model(**keys) -> dict:
+    return {"name": str(TINY / "models" / "teacher"), **keys}
+
+
+def gpus(number: int, accelerate: str) -> dict:
+    return {"gpus_per_node": number, "accelerate": accelerate}
+
+
+VLLM = {"use_vllm": True}
+SERVER = {"use_vllm": True, "vllm_mode": "server"}
+LORA = {"r": 4}
+
+WRONG = {
+    "vllm without a GPU": (
+        grpo({**VLLM, "bf16": False}, hardware={}),
+        "trainer.use_vllm: it needs a GPU, but hardware.gpus_per_node is 0",
+    ),
+    "vllm server without a GPU for the weight sync": (
+        grpo({**SERVER, "bf16": False}, hardware={}),
+        "trainer.use_vllm: it needs a GPU, but hardware.gpus_per_node is 0",
+    ),
+    "tensor parallel groups that do not come out even": (
+        grpo({**VLLM, "vllm_tensor_parallel_size": 3}, hardware=gpus(4, "ddp")),
+        "trainer.vllm_tensor_parallel_size: 4 processes cannot be divided into groups of 3",
+    ),
+    "tensor parallel groups of nothing": (
+        grpo({**VLLM, "vllm_tensor_parallel_size": 0}),
+        "trainer.vllm_tensor_parallel_size: 1 processes cannot be divided into groups of 0",
+    ),
+    "unknown vllm mode": (
+        grpo({**VLLM, "vllm_mode": "colocated"}),
+        "trainer.vllm_mode: unknown mode 'colocated' (known: colocate, server); did you mean colocate?",
+    ),
+    "vllm keys without vllm": (
+        grpo({"vllm_gpu_memory_utilization": 0.5}),
+        "trainer.vllm_gpu_memory_utilization: nothing reads it without trainer.use_vllm: true",
+    ),
+    "key of colocate for a server": (
+        grpo({**SERVER, "vllm_gpu_memory_utilization": 0.5}),
+        "trainer.vllm_gpu_memory_utilization: read with vllm_mode: colocate alone, but it is server; give it to the",
+    ),
+    "key of a server in colocate": (
+        grpo({**VLLM, "vllm_server_port": 8000}),
+        "trainer.vllm_server_port: read with vllm_mode: server alone, but it is colocate; remove it",
+    ),
+    "no room for the prompt": (
+        grpo({**VLLM, "vllm_max_model_length": 512, "max_completion_length": 512}),
+        "trainer.vllm_max_model_length: 512 tokens are to hold a prompt and its completion, but max_completion_length "
+        "alone is 512",
+    ),
+    "two that sample": (
+        grpo({**VLLM, "use_transformers_continuous_batching": True, "bf16": False}),
+        "trainer.use_transformers_continuous_batching: vLLM samples (use_vllm)",
+    ),
+    "batches that vllm makes itself": (
+        grpo(VLLM, grpo={"max_generation_batch_size": 8}),
+        "grpo.max_generation_batch_size: vLLM makes its own batches",
+    ),
+    "adapters merged into coarse weights": (
+        grpo(VLLM, model=model(dtype="bfloat16", lora=LORA)),
+        "model.dtype: at every sync with vLLM the adapters are merged into the weights",
+    ),
+    "optimizer steps on coarse weights": (
+        sft(model=model(dtype="bfloat16")),
+        "model.dtype: bfloat16 weights are too coarse for the optimizer's steps",
+    ),
+    "bf16 on a CPU": (
+        grpo({"use_cpu": True, "bf16": True}, hardware={}),
+        "trainer.bf16: slower than fp32 on a CPU (use_cpu), and coarser (bf16: true)",
+    ),
+    "bf16 on a CPU by default": (
+        grpo({"use_cpu": True}, hardware={}),
+        "trainer.bf16: slower than fp32 on a CPU (use_cpu), and coarser (it is on unless",
+    ),
+    "CPU beside GPUs": (
+        grpo({"use_cpu": True, "bf16": False}),
+        "trainer.use_cpu: true leaves the GPUs idle, but hardware.gpus_per_node is 1",
+    ),
+    "one process for two GPUs": (
+        grpo(hardware=gpus(2, "one_gpu")),
+        "hardware.accelerate: one_gpu starts one process, but 2 are asked for; use ddp or zero2",
+    ),
+    "weights in shares, saved by one process (ZeRO-3)": (
+        grpo(hardware=gpus(2, "zero3")),
+        "hardware.accelerate: zero3 shares the weights out, and the model that the first process saves",
+    ),
+    "weights in shares, saved by one process (FSDP)": (
+        sft(hardware=gpus(2, "fsdp")),
+        "hardware.accelerate: fsdp shares the weights out, and the model that the first process saves",
+    ),
+    "reference replaced without a reference": (
+        grpo({"sync_ref_model": True}),
+        "trainer.sync_ref_model: with beta 0 there is no reference model",
+    ),
+    "reference replaced with adapters": (
+        grpo({"sync_ref_model": True, "beta": 0.1}, model=model(lora=LORA)),
+        "trainer.sync_ref_model: with model.lora the reference is the model without its adapters",
+    ),
+    "liger without a GPU": (
+        sft({"use_liger_kernel": True, "use_cpu": True, "bf16": False}, hardware={}),
+        "trainer.use_liger_kernel: its kernels run on GPUs alone, but hardware.gpus_per_node is 0",
+    ),
+    "liger in the place of TRL's head": (
+        sft({"use_liger_kernel": True, "liger_kernel_config": {"fused_linear_cross_entropy": True}}),
+        "trainer.liger_kernel_config.fused_linear_cross_entropy: it would replace the forward pass",
+    ),
+    "adapter that is never trained": (
+        sft(model=model(lora={"r": 4, "target_modules": ["q_proj", "lm_head"]})),
+        "model.lora.target_modules: TRL multiplies by lm_head's own weights",
+    ),
+    "conversations cut in pieces": (
+        sft({"packing": True, "packing_strategy": "wrapped"}),
+        "trainer.packing_strategy: wrapped cuts conversations in pieces that attend to each other",
+    ),
+    "rows end to end without flash attention": (
+        sft({"packing": True, "per_device_train_batch_size": 4}),
+        "trainer.per_device_train_batch_size: packing lays the 4 rows end to end, and without flash attention",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def configs_that_share_weights_out(tmp_path_factory, monkeypatch):
+    """The repository's accelerate configs, and two that somebody could add."""
+    folder = tmp_path_factory.mktemp("accelerate_configs")
+    for file in ACCELERATE_CONFIGS.glob("*.yaml"):
+        shutil.copy(file, folder)
+    (folder / "zero3.yaml").write_text("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n")
+    (folder / "fsdp.yaml").write_text("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}\n")
+    monkeypatch.setattr(check, "ACCELERATE_CONFIGS", folder)
+
+
+def problems_of(file: Path, before_run: bool = False) -> list[str]:
+    try:
+        check_recipe(load_recipe(file), before_run=before_run)
+    except RecipeError as error:
+        return [line.removeprefix(f"{file}: ") for line in error.lines]
+    return []
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_pair_that_cannot_go_together_gets_one_line(name, write_recipe):
+    recipe, start = WRONG[name]
+    (line,) = problems_of(write_recipe(**recipe))
+    assert line.startswith(start)
+    assert "; " in line  # the mend
+
+
+def test_reference_in_shares_is_refused_beside_the_shares_themselves(write_recipe):
+    lines = problems_of(write_recipe(**grpo({"sync_ref_model": True, "beta": 0.1}, hardware=gpus(2, "zero3"))))
+    assert [line.partition(":")[0] for line in lines] == ["hardware.accelerate", "trainer.sync_ref_model"]
+
+
+RIGHT = {
+    "colocate": grpo({**VLLM, "vllm_tensor_parallel_size": 2, "vllm_enable_sleep_mode": True}, hardware=gpus(4, "ddp")),
+    "server": grpo({**SERVER, "vllm_server_base_url": "http://localhost:8000", "vllm_group_port": 51217}),
+    "adapters on fp32 weights": grpo(VLLM, model=model(lora=LORA)),
+    "adapters on coarse weights without vllm": grpo(model=model(dtype="bfloat16", lora=LORA)),
+    "coarse weights under ZeRO-2": sft(model=model(dtype="bfloat16"), hardware=gpus(2, "zero2")),
+    "reference replaced": grpo({"sync_ref_model": True, "beta": 0.1}, hardware=gpus(2, "zero2")),
+    "packing of one row": sft({"packing": True, "use_liger_kernel": True}),
+    "packing of rows on a CPU": sft(
+        {"packing": True, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False}, hardware={}
+    ),
+    "text that is cut in pieces": pretrain({"packing": True, "packing_strategy": "wrapped"}),
+    "some of liger's kernels": sft({"use_liger_kernel": True, "liger_kernel_config": {"rope": False}}),
+    "room for the prompt": grpo({**VLLM, "vllm_max_model_length": 768, "max_completion_length": 512}),
+    "packing with flash attention": sft(
+        {"packing": True, "per_device_train_batch_size": 4}, model=model(attn_implementation="flash_attention_2")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_pair_that_goes_together_is_let_through(name, write_recipe):
+    assert problems_of(write_recipe(**RIGHT[name])) == []
+
+
+def test_package_that_is_not_there_is_told_before_the_run_and_not_by_make_check(write_recipe, monkeypatch):
+    trainer = {"use_vllm": True}
+    sections = grpo(trainer, model=model(attn_implementation="flash_attention_2"), hardware=gpus(1, "zero2"))
+    recipe = write_recipe(**sections)
+    find_spec = importlib.util.find_spec
+    absent = ("vllm", "deepspeed", "flash_attn")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else find_spec(name, *a))
+    assert problems_of(recipe) == []
+    assert problems_of(recipe, before_run=True) == [
+        "trainer.use_vllm: needs vllm, which is not installed; pip install 'open-r1[vllm]'",
+        "hardware.accelerate: zero2: needs deepspeed, which is not installed; pip install 'open-r1[deepspeed]'",
+        "model.attn_implementation: needs flash_attn, which is not installed; pip install flash-attn",
+    ]
+
+
+# --- The recipes' settings on a CPU
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", RECIPES, ids=name_of)
+def test_settings_of_the_recipe_train_a_tiny_model_on_a_cpu(file, write_recipe, smallest_model, tmp_path):
+    """Everything of the recipe but its size, vLLM, liger's kernels, bf16 and ZeRO."""
+    sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+    trainer = {key: value for key, value in sections["trainer"].items() if "vllm" not in key and "liger" not in key}
+    trainer |= {**CPU_TRAINER, "gradient_checkpointing": True, "max_steps": 2, "save_strategy": "no"}
+    trainer["gradient_accumulation_steps"] = 2
+    if sections["step"] == "sft":
+        trainer |= {"max_length": 64, "eos_token": "<|end|>"}
+    else:
+        rows = 2 * trainer["num_generations"]
+        trainer |= {"max_completion_length": 8, "per_device_train_batch_size": rows}
+        trainer |= {"steps_per_generation": 4, "ref_model_sync_steps": 1} if "sync_ref_model" in trainer else {}
+    lora = sections["model"].get("lora")
+    sections |= {
+        "model": {"name": str(smallest_model), **({"lora": lora} if lora else {})},
+        "data": [sums(64)],
+        "trainer": trainer,
+        "hardware": {"threads_per_process": 1},
+        "guards": {"max_truncated_share": None, "max_dead_steps": None},
+    }
+    runs = tmp_path / "runs"
+    finished = subprocess.run(
+        [sys.executable, "-m", "open_r1.launch", "run", str(write_recipe(**sections)), "--runs", str(runs)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY / 'tests'}"},
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert list(runs.glob("*/*/model/model.safetensors"))
+
+
+@pytest.mark.slow
+def test_zero2_ends_with_the_weights_of_ddp(write_recipe, smallest_model, tmp_path):
+    """The trainer's several backward passes in a micro-step, and those of none, are nothing that DeepSpeed expects."""
+    pytest.importorskip("deepspeed")
+    trainer = {**CPU_TRAINER, "max_steps": 2, "num_generations": 4, "max_completion_length": 8, "save_strategy": "no"}
+    trainer |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "learning_rate": 1e-2}
+    trainer |= {"beta": 0.1, "loss_type": "grpo", "sync_ref_model": True, "ref_model_sync_steps": 1, "logging_steps": 1}
+    sections = grpo(
+        trainer,
+        model={"name": str(smallest_model)},
+        rewards=["rewards_of_tests:number_of_characters"],
+        hardware={"processes_per_node": 2, "threads_per_process": 1},
+        guards={"max_truncated_share": None},
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY / "src", REPOSITORY / "tests", *sys.path)))
+
+    def weights_after(run_dir: Path, *command: str) -> dict[str, torch.Tensor]:
+        finished = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, cwd=REPOSITORY, env=environment
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return load_file(run_dir / "model" / "model.safetensors")
+
+    recipe = write_recipe("grpo.yaml", **sections)
+    runs = tmp_path / "runs"
+    with_ddp = weights_after(
+        run_directory(load_recipe(recipe), runs), "open_r1.launch", "grpo", str(recipe), "--runs", str(runs)
+    )
+    run_dir = tmp_path / "zero2"
+    run_dir.mkdir()
+    write_recipe("zero2/recipe.yaml", **sections | {"trainer": trainer | {"use_cpu": False}})
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    with_zero2 = weights_after(run_dir, *launcher, str(REPOSITORY / "tests" / "zero2_on_cpu.py"), str(run_dir))
+    before = load_file(smallest_model / "model.safetensors")
+    moved = max((with_ddp[name] - before[name]).abs().max() for name in before)
+    difference = max((with_ddp[name] - with_zero2[name]).abs().max() for name in with_ddp)
+    assert moved > 1e-3
+    assert difference < 1e-5
