@@ -325,7 +325,7 @@ def test_step_that_is_asked_before_it_trains_ends_with_one_line(
     def loads_data(recipe, run_dir):
         try:
             os.kill(os.getpid(), signal.SIGUSR1)
-        except Exception:  # as libraries do
+        except Exception:  # noqa: BLE001 as libraries do
             pytest.fail("no library may take it for a fault")
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # must not disturb the clearing up

@@ -3,6 +3,7 @@
 trainer        the subclass
 micro_batches  which rows are computed together, and how wide
 groups         which groups teach nothing, and how fresh ones take their place
+rollout        sampling with model.generate that lets ended rows go
 timing         seconds and tokens of each phase of a step
 """
 

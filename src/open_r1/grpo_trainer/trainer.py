@@ -410,7 +410,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             self._logs, self.phases, self.log_completions = logs, phases, log_completions
 
     def evaluation_loop(self, *args, **kwargs):
-        """As transformers', with every problem counting alike: TRL would count a last, smaller batch like a full one."""
+        """As transformers', with every problem counting alike: TRL counts a last, smaller batch like a full one."""
         with _weighted(self._metrics["eval"]) as self._weigh_eval_batch:
             return super().evaluation_loop(*args, **kwargs)
 

@@ -120,7 +120,11 @@ class DynamicSampling(Section):
 
 
 class Grpo(Section):
-    """What the GRPO trainer saves. None of it changes the objective; each can be switched off to see its share."""
+    """What the GRPO trainer saves; each can be switched off to see its share.
+
+    The objective stays that of the paper. merge_rollouts and dynamic_sampling change what one step is made of: tokens
+    and, with `scale_rewards: batch`, deviations are then those of all its rollouts, and of live groups.
+    """
 
     trim_padding: bool = True
     """Every forward pass is as wide as its own longest row, not as the longest of all rollouts."""
@@ -129,13 +133,16 @@ class Grpo(Section):
     skip_dead_groups: bool = True
     """Groups of equal rewards are not computed (with beta 0): their advantage is zero."""
     shrink_generation: bool = True
-    """transformers' generate goes on with the unfinished rows alone."""
+    """transformers' generate goes on with the unfinished rows alone, and computes a prompt once for its group."""
     judge_early: bool = True
-    """A completion is judged as soon as it is finished, while others are sampled."""
+    """Completions are judged as soon as they are finished, while others are sampled (with shrink_generation)."""
     merge_rollouts: bool = True
     """All rollouts of an optimizer step are sampled at once, also where steps_per_generation asks for several."""
     max_generation_batch_size: int | None = Field(default=None, gt=0)
-    """Completions that a process samples at once; default: all, or as many as the GPU's memory holds."""
+    """Completions that a process samples at once (with shrink_generation); default: all, or as many as fit.
+
+    Whoever runs out of GPU memory goes on with half as many.
+    """
     dynamic_sampling: DynamicSampling | None = None
 
 
