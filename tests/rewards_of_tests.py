@@ -33,3 +33,11 @@ def drawn_anew(completions, **columns):
 def solution_itself(completions, solution, **columns):
     """The number that is the solution, whatever was answered."""
     return [float(number) for number in solution]
+
+
+def length_if_solution_is_odd(completions, solution, **columns):
+    """Length of each completion where the problem's solution is odd, else 0.5 for all: a dead group."""
+    return [
+        float(len(completion[-1]["content"])) if int(gold) % 2 else 0.5
+        for completion, gold in zip(completions, solution, strict=True)
+    ]
