@@ -29,8 +29,8 @@ REWARDS = """
 """
 GOOD_ENTROPIES = [int(value) / 1000 for value in ENTROPIES.split()]
 GOOD_REWARDS = [int(value) / 100 for value in REWARDS.split()]
-FLAT_REWARDS = [0.4, 0.41, 0.42, 0.4, 0.38] * 20
-FALLING_REWARDS = GOOD_REWARDS[:50] + [0.55, 0.5, 0.6, 0.52, 0.58] * 10
+FLAT_REWARDS = [reward + step / 20_000 for step, reward in enumerate([0.4, 0.41, 0.42, 0.4, 0.38] * 20)]
+FALLING_REWARDS = GOOD_REWARDS[:50] + [0.65, 0.6, 0.7, 0.62, 0.68] * 10  # of what was gained less than half is left
 NUM_EVAL_PROBLEMS = 200
 ACCURACY = "eval_rewards/accuracy/mean"
 

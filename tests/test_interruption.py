@@ -43,7 +43,10 @@ def number_of_characters(completions, trainer_state, **columns):
 
 
 def send(names: list[str], whom: str) -> None:
-    """Sends signals to a process of the run: `launcher` is open_r1.launch, `rank1` the second of those that train."""
+    """Sends signals to a process of the run: `launcher` is open_r1.launch, `rank1` the second of those that train.
+
+    A launcher's have come down to this process when it returns: the steps are shorter than their way may take.
+    """
     import psutil
 
     if whom == "rank1" and os.environ["RANK"] != "1":
@@ -54,6 +57,8 @@ def send(names: list[str], whom: str) -> None:
     pid = ancestors[{"itself": 0, "rank1": 0, "launcher": 2, "pipeline": 3}[whom]]
     for name in names:
         os.kill(pid, signal.Signals[name])
+    while pid != os.getpid() and signals.received() is None:
+        os.sched_yield()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from conftest import CPU_TRAINER, sums
 from open_r1.procedural import rows as problem_rows
 from open_r1.recipe import Procedural, load_recipe
 from open_r1.run_record import weights_sha256
+from open_r1.step_process import ERROR_FILE, EXIT_STOPPED
 
 TRAINER = {
     **CPU_TRAINER,
@@ -216,6 +218,39 @@ class KilledWhileSaving:
 def die_while_saving(recipe: str, run_dir: str, at_event: int) -> None:
     sys.addaudithook(KilledWhileSaving(at_event))
     train(recipe, run_dir)
+
+
+class SilentEngine:
+    """In vLLM's place: one that never takes the weights over."""
+
+    def __init__(self, **kwargs):
+        pass
+
+    def sync_weights(self) -> None:
+        threading.Event().wait()
+
+
+def train_with_silent_engine(recipe: str, run_dir: str) -> None:
+    import trl.trainer.grpo_trainer
+
+    trl.trainer.grpo_trainer.VLLMGeneration = SilentEngine
+    train(recipe, run_dir)
+
+
+def test_weight_sync_that_does_not_answer_ends_the_run(tmp_path, smallest_model):
+    recipe = recipe_of(tmp_path, smallest_model, {"trainer": {"use_vllm": True, "vllm_mode": "colocate"}})
+    sections = json.loads(recipe.read_text())
+    sections["guards"]["weight_sync_timeout_seconds"] = 0.2
+    recipe.write_text(json.dumps(sections))
+    child = FORKSERVER.Process(target=train_with_silent_engine, args=(str(recipe), str(tmp_path)))
+    child.start()
+    child.join(timeout=120)
+    exit_code = child.exitcode
+    child.kill()
+    assert exit_code == EXIT_STOPPED
+    reason = (tmp_path / ERROR_FILE).read_text()
+    assert reason.startswith("stopped: the weight sync with vLLM has not answered process 0 on ")
+    assert "guards.weight_sync_timeout_seconds" in reason
 
 
 @pytest.mark.slow
