@@ -243,7 +243,8 @@ def test_launcher_sends_signals_on_and_waits(name, tmp_path, no_signals_yet, rec
         "signals = [signal.SIGTERM, signal.SIGUSR1]\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, signals)\n"
         f"os.kill(os.getppid(), signal.{name})\n"
-        f"sys.exit(75 if signal.sigwait(signals) == signal.{name} else 1)\n"
+        "sent = signal.sigtimedwait(signals, 30)\n"
+        f"sys.exit(75 if sent and sent.si_signo == signal.{name} else 1)\n"
     )
     monkeypatch.setattr(launch, "command", lambda recipe, run_dir: [sys.executable, "-c", program])
     recipe, run_dir = recipe_with(), tmp_path / "run"

@@ -6,6 +6,7 @@ recipe is checked and its resolved form written down before torch is imported by
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from open_r1.resuming import RECIPE_FILE, check_recipe_of, last_checkpoint
 from open_r1.rewards import sandboxes_of
 from open_r1.sandbox import isolation_of
 from open_r1.stages import freeze_stages, stage_recipe
-from open_r1.step_process import ERROR_FILE
+from open_r1.step_process import ERROR_FILE, WARNINGS_FILE
 from open_r1.wording import closest
 
 MODULES = {
@@ -72,6 +73,11 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
             error_file = run_dir / ERROR_FILE
             reason = error_file.read_text(encoding="utf-8") if error_file.exists() else _ending(exit_code)
             run_record.update_record(run_dir, error=reason)
+        warnings = run_dir / WARNINGS_FILE
+        if warnings.exists():
+            lines = warnings.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may leave half a line
+            run_record.update_record(run_dir, warnings=whole)
         run_record.finish_record(run_dir, ENDINGS.get(exit_code, "failed"))
     return exit_code
 

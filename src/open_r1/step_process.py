@@ -12,6 +12,7 @@ from open_r1.recipe import Recipe, RecipeError, load_recipe
 from open_r1.resuming import RECIPE_FILE
 
 ERROR_FILE = "error.txt"
+WARNINGS_FILE = "warnings.jsonl"
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 3
 SECONDS_FOR_LAST_WORDS = 5.0

@@ -376,14 +376,16 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         return {"scale_wrt_gas": False} if self.accelerator.distributed_type == DistributedType.DEEPSPEED else {}
 
     def _note_ratio(self, logps_NT: torch.Tensor, mask_NT: torch.Tensor) -> None:
-        """Logs how far the policy is from the one that sampled, where they can differ."""
+        """Logs how far the policy is from the one that sampled, where they can differ; the same in all processes."""
         if self._micro_batch is None or "old_per_token_logps" not in self._micro_batch:
             return
         difference_NT = (logps_NT.detach() - self._micro_batch["old_per_token_logps"]) * mask_NT
         ratio = difference_NT.exp()[mask_NT.bool()]
-        if ratio.numel():
-            self._metrics["train"]["ratio/mean"].append(ratio.mean().item())
-            self._metrics["train"]["ratio/max"].append(ratio.max().item())
+        local = torch.stack([ratio.sum(), mask_NT.sum().to(ratio.dtype), ratio.max() if len(ratio) else ratio.sum()])
+        total_W, count_W, highest_W = self.accelerator.gather(local[None]).unbind(dim=1)
+        if count_W.sum() > 0:
+            self._metrics["train"]["ratio/mean"].append((total_W.sum() / count_W.sum()).item())
+            self._metrics["train"]["ratio/max"].append(highest_W.max().item())
 
     def training_step(self, model, inputs, num_items_in_batch):
         with self.phases.measure("backward"):

@@ -19,9 +19,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from open_r1.recipe import Guards
-from open_r1.step_process import RunStopped
+from open_r1.step_process import WARNINGS_FILE, RunStopped
 
-WARNINGS_FILE = "warnings.jsonl"
 FAILED_SHARE = "failed_share"  # how a metric's name ends that tells what share of a batch a broken judge left out
 EVALUATION = "eval_"  # how the names of an evaluation's metrics begin
 RATIOS = {  # metric -> what it is of, and what can be done about it

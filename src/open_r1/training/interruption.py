@@ -32,7 +32,7 @@ class StopsWhenAsked(TrainerCallback):
             raise Interrupted(asked_by)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps or control.should_training_stop:
+        if control.should_training_stop:
             return
         asked_by = self._asked_by()
         if asked_by:
