@@ -189,8 +189,11 @@ def test_checkpoint_without_a_recipe_is_trusted(run_of_three_steps):
     check_recipe_of(checkpoint, grpo_recipe(seed=1))
 
 
-def test_no_checkpoint_is_none(tmp_path):
+def test_last_checkpoint_has_the_highest_number(tmp_path):
     assert last_checkpoint(tmp_path / "nowhere") is None
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11.bak", "unfinished"):
+        (tmp_path / name).mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
 def test_launcher_refuses_before_torch_is_imported(recipe_with, run_of_three_steps):

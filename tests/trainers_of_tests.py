@@ -11,6 +11,7 @@ Only the edge is replaced: what the sampler would return, and the reward, which 
 trainers compute in it, so that what is left of a difference is no rounding.
 """
 
+import atexit
 import contextlib
 import copy
 import functools
@@ -194,6 +195,7 @@ def train(
     }
     move_from_reference(trainer.model)
     if not gc.get_freeze_count():
+        atexit.register(gc.unfreeze)  # else what is never collected is told as leaked at the end
         gc.freeze()  # each training ends with a collection, three quarters of its time if it looks at all of torch
     with _micro_batches_into(run, trainer), in_float64(trainer) if float64 else contextlib.nullcontext():
         trainer.train()
