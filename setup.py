@@ -15,6 +15,7 @@ INSTALL_REQUIRES = [
     "pandas>=3",
     "peft>=0.21.2",
     "pint>=0.25",
+    "psutil>=7",
     "py3langid>=0.4,<0.5",
     "pyarrow>=26",
     "pydantic>=2.14,<3",

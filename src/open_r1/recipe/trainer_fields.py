@@ -77,6 +77,7 @@ OWNED_KEYS = {
     "deepspeed": "the accelerate config does this; set `hardware.accelerate`",
     "fsdp": "the accelerate config does this; set `hardware.accelerate`",
     "fsdp_config": "the accelerate config does this; set `hardware.accelerate`",
+    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 save a checkpoint anyway; remove it",
     "hub_token": "a recipe is no place for a secret; run `hf auth login`",
 }
 
