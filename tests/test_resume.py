@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from conftest import CPU_TRAINER, sums
 
 from open_r1.procedural import rows as problem_rows
 from open_r1.recipe import Procedural, load_recipe
+from open_r1.resuming import last_checkpoint
 from open_r1.run_record import weights_sha256
 from open_r1.step_process import ERROR_FILE, EXIT_STOPPED
 
@@ -194,6 +194,11 @@ def kill(children: list) -> None:
         child.join()
 
 
+def steps_done(run_dir: Path) -> int:
+    checkpoint = last_checkpoint(run_dir / "checkpoints")
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["open_r1.grpo", "trl", "peft", "pandas"])
 PROCESSES = {
@@ -288,15 +293,16 @@ def test_killed_at_random_moments(name, tmp_path, smallest_model):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    began = time.monotonic()
     children = start(recipe, whole, processes)
     for child in children:
         child.join()
-    seconds = time.monotonic() - began
     moments, num_kills = random.Random(name), 0
     for _ in range(3):
+        step = steps_done(killed) + moments.randint(0, 11)  # the last of the three is before the end
         children = start(recipe, killed, processes)
-        children[0].join(moments.uniform(0.3, 0.9) * seconds)
+        while steps_done(killed) < step and children[0].is_alive():
+            children[0].join(0.002)
+        children[0].join(moments.uniform(0, 0.03))
         num_kills += children[0].is_alive()
         kill(children)
     assert num_kills >= 1
