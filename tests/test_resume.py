@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -164,13 +165,13 @@ def test_every_problem_of_an_evaluation_counts_alike(tmp_path, smallest_model):
     assert first_line["eval_reward"] == pytest.approx(sum(float(problem["solution"]) for problem in problems) / 5)
 
 
-def start(recipe: Path, run_dir: Path, processes: int) -> list:
-    """The processes of a run, forked from one that has imported everything."""
+def start(recipe: Path, run_dir: Path, processes: int, target: Callable[..., None] | None = None) -> list:
+    """The processes of a run, each of `target` (None: just training), forked from one that has imported everything."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     children = [
-        FORKSERVER.Process(target=one_process, args=(str(recipe), str(run_dir), rank, processes, port))
+        FORKSERVER.Process(target=target or one_process, args=(str(recipe), str(run_dir), rank, processes, port))
         for rank in range(processes)
     ]
     for child in children:
@@ -256,6 +257,39 @@ def test_weight_sync_that_does_not_answer_ends_the_run(tmp_path, smallest_model)
     reason = (tmp_path / ERROR_FILE).read_text()
     assert reason.startswith("stopped: the weight sync with vLLM has not answered process 0 on ")
     assert "guards.weight_sync_timeout_seconds" in reason
+
+
+def train_with_a_slow_writer(recipe: str, run_dir: str, rank: int, processes: int, port: int) -> None:
+    """The first process still writes when the second has written its share, each file under another name first.
+
+    So safetensors does: whoever looks into the folder meanwhile finds files that are gone the next moment.
+    """
+    import transformers
+
+    save_model = transformers.Trainer._save
+
+    def save_model_slowly(trainer, output_dir, *args, **kwargs):
+        folder, num_left = Path(output_dir), 20_000
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f".{num_left}").touch()
+        while num_left:
+            (folder / f".{num_left - 1}").touch(exist_ok=True)  # at any moment there is one that will go
+            if (folder / "extra_state_1.pt").exists():
+                (folder / f".{num_left}").rename(folder / "whole")
+                num_left -= 1
+        save_model(trainer, output_dir, *args, **kwargs)
+
+    transformers.Trainer._save = save_model_slowly  # only the first process comes to it
+    one_process(recipe, run_dir, rank, processes, port)
+
+
+def test_no_process_looks_at_a_checkpoint_that_another_still_writes(tmp_path, smallest_model):
+    case = {"trainer": {"max_steps": 1}, "processes": 2}
+    children = start(recipe_of(tmp_path, smallest_model, case), tmp_path, 2, train_with_a_slow_writer)
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    assert last_checkpoint(tmp_path / "checkpoints").name == "checkpoint-1"
 
 
 @pytest.mark.slow

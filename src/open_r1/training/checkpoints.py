@@ -66,6 +66,7 @@ class WholeCheckpoints:
             self.state.save_to_json(str(unfinished / STATE_FILE))
             if self.recipe is not None:
                 (unfinished / RECIPE_FILE).write_text(dump_recipe(self.recipe), encoding="utf-8")
+        self.accelerator.wait_for_everyone()  # a file that another process still writes may be about to be renamed
         for file in unfinished.rglob("*"):
             _to_disk(file)
         self.accelerator.wait_for_everyone()
