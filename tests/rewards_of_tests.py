@@ -1,6 +1,8 @@
 """Reward functions of a user's own, in a module of their own."""
 
+import os
 import random
+import signal
 
 import numpy as np
 
@@ -41,3 +43,17 @@ def length_if_solution_is_odd(completions, solution, **columns):
         float(len(completion[-1]["content"])) if int(gold) % 2 else 0.5
         for completion, gold in zip(completions, solution, strict=True)
     ]
+
+
+def breaks_in_the_second_process(completions, **columns):
+    """Raises in one process of two; the other only loses its connection."""
+    if os.environ["RANK"] == "1":
+        raise LookupError("what really happened")
+    return [1.0] * len(completions)
+
+
+def kills_the_second_process(completions, **columns):
+    """Ends one process of two as a machine without memory would."""
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [1.0] * len(completions)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import pandas as pd
 import pytest
 from conftest import CPU_TRAINER, REPOSITORY, TINY, sums
 from safetensors import safe_open
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from open_r1 import launch
+from open_r1 import accelerate_launch, launch
 from open_r1.recipe import load_recipe
 from open_r1.run_record import read_record, update_record
 
@@ -114,6 +116,40 @@ def test_run_that_a_guard_stops_says_why_and_nothing_else(num_processes, write_g
     record = read_record(run_dir)
     assert record["status"] == "failed"
     assert record["error"].startswith("stopped at step 1: in 1 logs in a row every group had equal rewards")
+
+
+@pytest.mark.parametrize(
+    ("reward", "error"),
+    [
+        ("breaks_in_the_second_process", "LookupError: what really happened"),
+        ("kills_the_second_process", "ended by SIGKILL; for SIGKILL look at the machine's memory"),
+    ],
+)
+def test_run_that_one_process_ends_tells_its_reason_and_not_that_the_other_lost_it(
+    reward, error, write_grpo_recipe, tmp_path
+):
+    recipe = write_grpo_recipe(2, rewards=[f"rewards_of_tests:{reward}"], trainer={})
+    assert run_launcher("grpo", recipe, "--runs", tmp_path / "runs").returncode not in (0, 2, 3, 75)
+    (run_dir,) = (tmp_path / "runs" / "grpo").glob("seed*")
+    assert read_record(run_dir)["error"].strip().splitlines()[-1] == error
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "exit_code"),
+    [
+        ([1], 1),
+        ([-signal.SIGKILL], 137),
+        ([1, -signal.SIGKILL], 137),
+        ([-signal.SIGTERM, -signal.SIGSEGV], 139),
+        ([1, 3], 3),
+        ([1, 75], 75),
+        ([-signal.SIGTERM, 1], 1),
+        ([-signal.SIGTERM, -signal.SIGTERM], 143),
+    ],
+)
+def test_launcher_ends_with_the_code_of_the_process_that_ended_the_others(exit_codes, exit_code):
+    failures = {rank: ProcessFailure(rank, 1000 + rank, code, "none") for rank, code in enumerate(exit_codes)}
+    assert accelerate_launch.exit_code_of(failures) == exit_code
 
 
 def test_two_processes_work_on_one_batch(write_grpo_recipe, tmp_path):

@@ -7,12 +7,14 @@ that asks the run to stop is sent on to the step's processes, which then end by 
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import psutil
 from accelerate.commands import launch
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from open_r1 import signals
 
@@ -27,10 +29,30 @@ def main() -> None:
     try:
         launch.main()
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+        sys.exit(exit_code_of(error.failures))
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)
+
+
+def exit_code_of(failures: Mapping[int, ProcessFailure]) -> int:
+    """That of the process which the others only followed, with a line of what each did where there are several."""
+    codes = {rank: failure.exitcode for rank, failure in sorted(failures.items())}
+    if len(codes) > 1:
+        endings = ", ".join(f"process {rank} by {_ending(code)}" for rank, code in codes.items())
+        print(f"several processes ended: {endings}", file=sys.stderr)
+    cause = min(codes.values(), key=_distance_from_cause)
+    return cause if cause > 0 else 128 - cause
+
+
+def _distance_from_cause(exit_code: int) -> int:
+    """Who loses another process fails as well (exit code 1), and torch's agent ends who is left by SIGTERM."""
+    if exit_code < 0:
+        return 3 if exit_code == -signal.SIGTERM else 0
+    return 1 if exit_code > 1 else 2
+
+
+def _ending(exit_code: int) -> str:
+    return f"exit code {exit_code}" if exit_code >= 0 else signal.Signals(-exit_code).name
 
 
 def _send_on(signum: int) -> None:

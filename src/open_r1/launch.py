@@ -6,7 +6,6 @@ recipe is checked and its resolved form written down before torch is imported by
 
 import argparse
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from open_r1.resuming import RECIPE_FILE, check_recipe_of, last_checkpoint
 from open_r1.rewards import sandboxes_of
 from open_r1.sandbox import isolation_of
 from open_r1.stages import freeze_stages, stage_recipe
-from open_r1.step_process import ERROR_FILE, WARNINGS_FILE
+from open_r1.step_process import ERROR_FILE, warnings_of
 from open_r1.wording import closest
 
 MODULES = {
@@ -70,23 +69,19 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
         if exit_code == signals.EXIT_INTERRUPTED and signals.interruption_of(run_dir) is None:
             signals.leave_marker(run_dir, signals.Interrupted(signals.received() or signal.SIGTERM))
         if exit_code not in ENDINGS:
-            error_file = run_dir / ERROR_FILE
-            reason = error_file.read_text(encoding="utf-8") if error_file.exists() else _ending(exit_code)
-            run_record.update_record(run_dir, error=reason)
-        warnings = run_dir / WARNINGS_FILE
-        if warnings.exists():
-            lines = warnings.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may leave half a line
-            run_record.update_record(run_dir, warnings=whole)
+            run_record.update_record(run_dir, error=_reason(run_dir, exit_code))
+        if warnings := warnings_of(run_dir):
+            run_record.update_record(run_dir, warnings=warnings)
         run_record.finish_record(run_dir, ENDINGS.get(exit_code, "failed"))
     return exit_code
 
 
-def _ending(exit_code: int) -> str:
-    """Why a process ended that left no reason itself."""
-    if exit_code <= 128:
-        return f"exit code {exit_code}"
-    return f"ended by {signal.Signals(exit_code - 128).name}; for SIGKILL look at the machine's memory"
+def _reason(run_dir: Path, exit_code: int) -> str:
+    """Why a run failed. Who was ended by a signal left no word, and what others left is that they lost it."""
+    error_file = run_dir / ERROR_FILE
+    if exit_code > 128:
+        return f"ended by {signal.Signals(exit_code - 128).name}; for SIGKILL look at the machine's memory"
+    return error_file.read_text(encoding="utf-8") if error_file.exists() else f"exit code {exit_code}"
 
 
 def is_done(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]] = ()) -> bool:

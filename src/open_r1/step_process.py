@@ -1,11 +1,14 @@
 """The process of one step: from a run directory with a resolved recipe to a clear exit code."""
 
+import contextlib
+import json
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from open_r1 import signals
 from open_r1.recipe import Recipe, RecipeError, load_recipe
@@ -20,6 +23,13 @@ SECONDS_FOR_LAST_WORDS = 5.0
 
 class RunStopped(RuntimeError):
     """A run that was ended on purpose, with the reason and the key to change. Never shown with a traceback."""
+
+
+def warnings_of(run_dir: Path) -> list[dict[str, Any]]:
+    """What a run has warned of, a dict with step, key and reason each; half a line that a kill left is none."""
+    file = run_dir / WARNINGS_FILE
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def run_step(step: Callable[[Recipe, Path], None]) -> None:
@@ -45,11 +55,11 @@ def _exit_code_of(step: Callable[[Recipe, Path], None], run_dir: Path) -> int:
     try:
         step(load_recipe(run_dir / RECIPE_FILE), run_dir)
     except (RecipeError, RunStopped) as error:
-        _leave_reason(run_dir, str(error))
+        leave_reason(run_dir, str(error))
         _tell(str(error))
         return EXIT_USER_ERROR if isinstance(error, RecipeError) else EXIT_STOPPED
     except Exception:
-        _leave_reason(run_dir, traceback.format_exc())
+        leave_reason(run_dir, traceback.format_exc())
         raise
     return 0
 
@@ -82,5 +92,7 @@ def _tell(reason: str) -> None:
         print(reason, file=sys.stderr)
 
 
-def _leave_reason(run_dir: Path, reason: str) -> None:
-    (run_dir / ERROR_FILE).write_text(reason + "\n", encoding="utf-8")
+def leave_reason(run_dir: Path, reason: str) -> None:
+    """Writes why the run ends, unless another of its processes has: the others only lose their connections to it."""
+    with contextlib.suppress(FileExistsError), (run_dir / ERROR_FILE).open("x", encoding="utf-8") as file:
+        file.write(reason + "\n")

@@ -19,7 +19,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from open_r1.recipe import Guards
-from open_r1.step_process import WARNINGS_FILE, RunStopped
+from open_r1.step_process import WARNINGS_FILE, RunStopped, warnings_of
 
 FAILED_SHARE = "failed_share"  # how a metric's name ends that tells what share of a batch a broken judge left out
 EVALUATION = "eval_"  # how the names of an evaluation's metrics begin
@@ -51,10 +51,9 @@ class GuardCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Drops the warnings of steps that will be trained again."""
-        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
-        kept = [warning for warning in map(_warning, lines) if warning and warning["step"] <= state.global_step]
+        kept = [warning for warning in warnings_of(self._file.parent) if warning["step"] <= state.global_step]
         self._warned = {warning["key"] for warning in kept}
-        if state.is_world_process_zero and lines:
+        if state.is_world_process_zero and self._file.exists():
             unfinished = self._file.with_suffix(".part")
             unfinished.write_text("".join(json.dumps(warning) + "\n" for warning in kept), encoding="utf-8")
             unfinished.replace(self._file)
@@ -90,14 +89,6 @@ class GuardCallback(TrainerCallback):
         )
         with self._file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(warning) + "\n")
-
-
-def _warning(line: str) -> dict[str, Any] | None:
-    """None for the half line of a process that was killed."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _not_finite(guards: Guards, logs: Sequence[Log]) -> str | None:

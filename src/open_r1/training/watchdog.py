@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from open_r1.step_process import ERROR_FILE, EXIT_STOPPED
+from open_r1.step_process import EXIT_STOPPED, leave_reason
 
 
 @contextlib.contextmanager
@@ -42,6 +42,6 @@ def answers_within(what: str, timeout_seconds: float | None, rank: int, run_dir:
 
 def _end(run_dir: Path, reason: str) -> None:
     """Ends the process as a guard does, but from any thread, with nothing cleared up; each process tells its reason."""
-    (run_dir / ERROR_FILE).write_text(reason + "\n", encoding="utf-8")
+    leave_reason(run_dir, reason)
     print(reason, file=sys.stderr, flush=True)
     os._exit(EXIT_STOPPED)
