@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=TEACHER, help="default: the shipped teacher")
     parser.add_argument("--only", choices=["training", "whole"])
     arguments = parser.parse_args()
+    if not (arguments.model / "config.json").is_file():
+        parser.error(f"--model: there is no model in {arguments.model}")
     PROCESSES.set_forkserver_preload(["open_r1.grpo", "open_r1.grpo_trainer", "trl", "pandas"])
     model = arguments.model.resolve()
     result: dict[str, object] = {}

@@ -47,6 +47,7 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
     `earlier_stages` are the names that `stage:` references may mean; outside of a pipeline there are none. A model
     that another run is to make (a path under runs/) need be there only `before_run`.
     """
+    accelerate_config = _accelerate_config(recipe)
     problems = [
         *_model_problems(recipe, set(earlier_stages), before_run),
         *_data_problems(recipe),
@@ -54,8 +55,8 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
         *_benchmark_problems(recipe),
         *_batch_problems(recipe),
         *_hardware_problems(recipe),
-        *incompatible_settings(recipe, _accelerate_config(recipe)),
-        *(missing_packages(recipe, _accelerate_config(recipe)) if before_run else ()),
+        *incompatible_settings(recipe, accelerate_config),
+        *(missing_packages(recipe, accelerate_config) if before_run else ()),
     ]
     lines = [f"{recipe.source}: {problem}" for problem in problems]
     if recipe.step == "pipeline":
@@ -283,13 +284,6 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
                 )
     if recipe.eval_data:
         yield from _eval_batch_problems(recipe, processes)
-    continuous = recipe.trainer.get("use_transformers_continuous_batching")
-    bf16 = recipe.trainer.get("bf16")
-    if continuous and (bf16 or (bf16 is None and not recipe.trainer.get("fp16"))):
-        yield (
-            "trainer.bf16: together with use_transformers_continuous_batching it casts the policy's weights to bf16, "
-            "too coarse for the optimizer's steps; set trainer.bf16: false"
-        )
 
 
 def _eval_batch_problems(recipe: Recipe, processes: int) -> Iterator[str]:

@@ -95,6 +95,11 @@ def _of_numbers(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterato
     if recipe.trainer.get("use_cpu") and _bf16(recipe):
         written = "bf16: true" if recipe.trainer.get("bf16") else "it is on unless it is written down"
         yield f"trainer.bf16: slower than fp32 on a CPU (use_cpu), and coarser ({written}); set trainer.bf16: false"
+    if recipe.trainer.get("use_transformers_continuous_batching") and _bf16(recipe):
+        yield (
+            "trainer.bf16: together with use_transformers_continuous_batching it casts the policy's weights to bf16, "
+            "too coarse for the optimizer's steps; set trainer.bf16: false"
+        )
     dtype = recipe.model.dtype
     if dtype == "float32":
         return

@@ -25,6 +25,7 @@ from open_r1.grpo_trainer.groups import FreshPrompts, Rollout, dead_groups, leav
 from open_r1.grpo_trainer.micro_batches import Lengths, MicroBatch, plan
 from open_r1.grpo_trainer.rollout import Sampler, sampling_with
 from open_r1.grpo_trainer.timing import Phases
+from open_r1.grpo_trainer.weighing import weighted
 from open_r1.recipe import Grpo
 from open_r1.rewards import BoundReward
 from open_r1.training.checkpoints import WholeCheckpoints
@@ -119,7 +120,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         count in every normaliser, as they do without dynamic sampling.
         """
         processes = self.accelerator.num_processes
-        with _weighted(self._metrics["train"]) as weigh:
+        with weighted(self._metrics["train"]) as weigh:
             rollouts, dead = map(list, zip(self._roll_out(inputs), strict=True))
             num_groups = len(dead[0])
             weigh(num_groups)
@@ -341,7 +342,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         self._wait_for_others()
         *earlier, last = inputs
         done = torch.zeros((), device=self.accelerator.device)
-        with _weighted(self._metrics["train"]) as weigh:
+        with weighted(self._metrics["train"]) as weigh:
             for micro_batch in earlier:
                 with self._gradients_stay_here(model):
                     loss = self._loss_of(model, micro_batch)
@@ -413,7 +414,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
 
     def evaluation_loop(self, *args, **kwargs):
         """As transformers', with every problem counting alike: TRL counts a last, smaller batch like a full one."""
-        with _weighted(self._metrics["eval"]) as self._weigh_eval_batch:
+        with weighted(self._metrics["eval"]) as self._weigh_eval_batch:
             return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, *args, **kwargs):
@@ -516,45 +517,6 @@ def _cut_out(rows: Rollout, micro_batch: MicroBatch) -> Rollout:
 def _num_tokens(micro_batch: Rollout) -> int:
     """Tokens of prompts and completions, without padding."""
     return int(micro_batch["prompt_mask"].sum() + micro_batch["completion_mask"].sum())
-
-
-@contextlib.contextmanager
-def _weighted(metrics: dict[str, list[float]]) -> Iterator:
-    """Gives a function to call with a weight after each part; what the parts logged becomes one value a name.
-
-    The highest of what is called max, the lowest of min, else the weighted mean. TRL logs a value for each
-    micro-batch and each rollout and takes their plain mean, which counts a short one like a long one.
-    """
-    before = {name: len(values) for name, values in metrics.items()}
-    parts: list[tuple[dict[str, list[float]], float]] = []
-
-    def weigh(weight: float) -> None:
-        logged = {name: _taken(values, before.get(name, 0)) for name, values in metrics.items() if name != "num_tokens"}
-        parts.append((logged, weight))
-
-    yield weigh
-    for name in dict.fromkeys(name for logged, _ in parts for name, values in logged.items() if values):
-        given = [(value, weight) for logged, weight in parts for value in logged.get(name, [])]
-        metrics[name].append(_one_value(name, [(value, weight) for value, weight in given if not math.isnan(value)]))
-
-
-def _taken(values: list[float], start: int) -> list[float]:
-    taken = values[start:]
-    del values[start:]
-    return taken
-
-
-def _one_value(name: str, given: list[tuple[float, float]]) -> float:
-    if not given:
-        return math.nan
-    values = [value for value, _ in given]
-    kind = name.rpartition("/")[2]
-    if kind.startswith("max") or kind.endswith("max"):
-        return max(values)
-    if kind.startswith("min") or kind.endswith("min"):
-        return min(values)
-    total = sum(weight for _, weight in given)
-    return sum(value * weight for value, weight in given) / total if total else sum(values) / len(values)
 
 
 @contextlib.contextmanager
