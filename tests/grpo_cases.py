@@ -48,9 +48,29 @@ DIVERGENCES = {
     "plain KL": {"beta": 0.1, "use_bias_correction_kl": False},
     "corrected KL": {"beta": 0.1, "use_bias_correction_kl": True},
 }
-SCALES = {f"scale {scale}": {"scale_rewards": scale} for scale in ("group", "batch", "none")}
+SCALES = {
+    **{f"scale {scale}": {"scale_rewards": scale} for scale in ("group", "batch", "none")},
+    "rewards alone": {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 0.5]},
+}
 TRUNCATED = {"truncated count": {}, "truncated left out": {"mask_truncated_completions": True}}
-SETTINGS = {"loss": LOSSES, "shape": SHAPES, "divergence": DIVERGENCES, "scale": SCALES, "truncated": TRUNCATED}
+TOKENS = {"all tokens": {}, "tokens of high entropy": {"top_entropy_quantile": 0.63}}
+ENGINE = {"use_vllm": True, "vllm_importance_sampling_clip_min": 0.6, "vllm_importance_sampling_clip_max": 1.5}
+ENGINES = {
+    "no engine": {},
+    **{
+        f"engine's {mode}": {**ENGINE, "vllm_importance_sampling_mode": mode}
+        for mode in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+    },
+}
+SETTINGS = {
+    "loss": LOSSES,
+    "shape": SHAPES,
+    "divergence": DIVERGENCES,
+    "scale": SCALES,
+    "truncated": TRUNCATED,
+    "tokens": TOKENS,
+    "engine": ENGINES,
+}
 
 DEAD = {"0 dead": (), "half dead": (0, 2, 4), "all dead": range(NUM_PROMPTS)}
 # One row of a group, and all rows but one of another.
@@ -82,6 +102,9 @@ def run_case(trainer_class: type, case: Case, model_dir: Path, output_dir: Path,
     """The run of one trainer on the case; `more` as for `train`."""
     settings = [values[case[factor]] for factor, values in SETTINGS.items()]
     arguments = {name: value for setting in settings for name, value in setting.items()}
+    if case["loss"] == "vespo" and "vllm_importance_sampling_mode" in arguments:  # it refuses the ratio of a sequence
+        mode = arguments["vllm_importance_sampling_mode"]
+        arguments["vllm_importance_sampling_mode"] = mode.replace("sequence", "token")
     return train(
         trainer_class,
         problems_of(case),

@@ -5,7 +5,8 @@ the names of trl.GRPOConfig, which is what `arguments` is.
 
 Papers: GRPO (DeepSeekMath, arXiv 2402.03300), R1 (2501.12948), Dr. GRPO (2503.20783), DAPO (2503.14476), CISPO
 (MiniMax-M1, 2506.13585, as in ScaleRL, 2510.13786), GSPO (2507.18071), LUSPO (2602.05261), SAPO (2511.20347), VESPO
-(2602.10693), two-sided clipping (INTELLECT-2, 2505.07291), the unbiased KL (DeepSeek-V3.2, 2512.02556).
+(2602.10693), two-sided clipping (INTELLECT-2, 2505.07291), the unbiased KL (DeepSeek-V3.2, 2512.02556), GDPO
+(2601.05242), tokens of high entropy (2506.01939); the ratio to an engine is that of truncated importance sampling.
 
 Shapes: T completion tokens of one sequence, V words of the vocabulary.
 """
@@ -34,6 +35,8 @@ class Sample:
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
     advantage: float
+    engine_log_probs: Sequence[float] | None = None
+    """Of the completion's tokens by the engine that sampled them; None if the policy itself did."""
     counts: bool = True
     """False if `mask_truncated_completions` leaves it out: no token of it is in a sum, yet it is one of the rows."""
 
@@ -75,6 +78,26 @@ def group_advantages(
     return [0.0 if reward is None else (reward - mean) / divisor.get(scale_rewards, 1.0) for reward in rewards]
 
 
+def advantages_of_each_reward_alone(
+    groups_of_reward: Sequence[Sequence[Sequence[float | None]]], weights: Sequence[float]
+) -> list[list[float]]:
+    """The advantages of a rollout's groups where every reward has its own (`normalize_then_sum`).
+
+    GDPO, section 3.1: A = sum_k w_k A_k, of each reward's advantage in the group, then less the mean of all, over their
+    standard deviation. A row has all rewards or none.
+    """
+    summed: list[list[float | None]] = []
+    for groups in zip(*groups_of_reward, strict=True):
+        alone = [group_advantages(group, "group") for group in groups]
+        values = [sum(w * a for w, a in zip(weights, row, strict=True)) for row in zip(*alone, strict=True)]
+        summed.append([None if r is None else value for r, value in zip(groups[0], values, strict=True)])
+    given = [value for group in summed for value in group if value is not None]
+    if len(given) < 2:
+        return [[0.0] * len(group) for group in summed]
+    mean, divisor = statistics.mean(given), statistics.stdev(given) + ADDED_TO_STD
+    return [[0.0 if value is None else (value - mean) / divisor for value in group] for group in summed]
+
+
 def advantages(groups: Sequence[Sequence[float | None]], scale_rewards: str) -> list[list[float]]:
     """The advantages of a rollout's groups."""
     given = [reward for group in groups for reward in group if reward is not None]
@@ -85,19 +108,41 @@ def advantages(groups: Sequence[Sequence[float | None]], scale_rewards: str) -> 
 # ---- one sequence
 
 
-def log_probs(model: PreTrainedModel, sample: Sample, temperature: float) -> torch.Tensor:
-    """log pi(o_t | q, o_<t) of the T completion tokens, of logits divided by the temperature, in the model's dtype."""
+def log_probs_and_entropies(
+    model: PreTrainedModel, sample: Sample, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi(o_t | q, o_<t) of the T completion tokens, of logits divided by the temperature, in the model's dtype.
+
+    And the entropy of the distribution that each was drawn from.
+    """
     ids = torch.tensor([*sample.prompt_ids, *sample.completion_ids])
     first = len(sample.prompt_ids)
     logits_TV = model(input_ids=ids[None]).logits[0, first - 1 : -1] / temperature
-    chosen_T = logits_TV[torch.arange(len(logits_TV)), ids[first:]]
-    return chosen_T - logits_TV.logsumexp(dim=-1)
+    log_softmax_TV = logits_TV - logits_TV.logsumexp(dim=-1, keepdim=True)
+    chosen_T = log_softmax_TV[torch.arange(len(logits_TV)), ids[first:]]
+    return chosen_T, -(log_softmax_TV.exp() * log_softmax_TV).sum(dim=-1)
+
+
+def log_probs(model: PreTrainedModel, sample: Sample, temperature: float) -> torch.Tensor:
+    """The first of `log_probs_and_entropies`."""
+    return log_probs_and_entropies(model, sample, temperature)[0]
 
 
 def importance_ratio(log_probs_T: torch.Tensor, old_T: torch.Tensor, level: str) -> torch.Tensor:
     """r_t = pi / pi_old of each token (GRPO, equation 3), or their geometric mean for all (GSPO, equation 7)."""
     log_ratio_T = log_probs_T - old_T
     return (log_ratio_T if level == "token" else log_ratio_T.mean().expand_as(log_ratio_T)).exp()
+
+
+def engine_ratio(old_T: torch.Tensor, engine_T: torch.Tensor, arguments: GRPOConfig) -> torch.Tensor:
+    """pi_old / pi_engine of each token, or of all together, within its bounds: cut to them, or 0 beyond them."""
+    granularity, beyond = arguments.vllm_importance_sampling_mode.split("_")
+    log_ratio_T = old_T - engine_T
+    ratio_T = (log_ratio_T if granularity == "token" else log_ratio_T.sum().expand_as(log_ratio_T)).exp()
+    lowest, highest = arguments.vllm_importance_sampling_clip_min, arguments.vllm_importance_sampling_clip_max
+    if beyond == "truncate":
+        return ratio_T.clamp(lowest, highest)
+    return ratio_T * ((ratio_T >= lowest) & (ratio_T <= highest))
 
 
 def k3_divergence(log_probs_T: torch.Tensor, reference_T: torch.Tensor) -> torch.Tensor:
@@ -131,16 +176,23 @@ def sapo_surrogate(ratio_T: torch.Tensor, advantage: float, arguments: GRPOConfi
 
 
 def vespo_surrogate(
-    log_probs_T: torch.Tensor, old_T: torch.Tensor, advantage: float, arguments: GRPOConfig
+    log_probs_T: torch.Tensor,
+    old_T: torch.Tensor,
+    of_engine_T: torch.Tensor | None,
+    advantage: float,
+    arguments: GRPOConfig,
 ) -> torch.Tensor:
     """sg(phi(W)) A log pi with phi(W) = W^k exp(lambda (1 - W)) of the whole sequence's ratio W (VESPO).
 
-    k and lambda go by the sign of the advantage; phi(1) = 1.
+    k and lambda go by the sign of the advantage; phi(1) = 1. The ratios to the engine are factors of W.
     """
     positive = advantage >= 0
     k = arguments.vespo_k_pos if positive else arguments.vespo_k_neg
     decay = arguments.vespo_lambda_pos if positive else arguments.vespo_lambda_neg
-    log_weight = (log_probs_T - old_T).sum().detach().clamp(*VESPO_LOG_WEIGHT_RANGE)
+    log_weight = (log_probs_T - old_T).sum().detach()
+    if of_engine_T is not None:
+        log_weight = log_weight + of_engine_T.log().clamp(*VESPO_LOG_WEIGHT_RANGE).sum()
+    log_weight = log_weight.clamp(*VESPO_LOG_WEIGHT_RANGE)
     return (k * log_weight + decay * (1 - log_weight.exp())).exp() * advantage * log_probs_T
 
 
@@ -148,30 +200,35 @@ def token_losses(
     log_probs_T: torch.Tensor,
     old_T: torch.Tensor,
     reference_T: torch.Tensor | None,
+    engine_T: torch.Tensor | None,
     advantage: float,
     arguments: GRPOConfig,
-) -> torch.Tensor:
-    """-(surrogate) + beta KL of each token.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-(surrogate) and beta KL of each token.
 
     R1's KL is the plain estimate (GRPO, equation 3): `use_bias_correction_kl: false`. TRL's default multiplies it
-    with the ratio (DeepSeek-V3.2, equation 7), which gives its gradient the right expectation.
+    with the ratio (DeepSeek-V3.2, equation 7), which gives its gradient the right expectation. What the engine sampled
+    weighs as much more as the policy would have sampled it more often; in TRL that is not said of the KL.
     """
     ratio_T = importance_ratio(log_probs_T, old_T, arguments.importance_sampling_level)
+    of_engine_T = None if engine_T is None else engine_ratio(old_T, engine_T, arguments)
     match arguments.loss_type:
         case "cispo":
             surrogate_T = cispo_surrogate(log_probs_T, ratio_T, advantage, arguments)
         case "sapo":
             surrogate_T = sapo_surrogate(ratio_T, advantage, arguments)
         case "vespo":
-            surrogate_T = vespo_surrogate(log_probs_T, old_T, advantage, arguments)
+            surrogate_T = vespo_surrogate(log_probs_T, old_T, of_engine_T, advantage, arguments)
         case _:
             surrogate_T = clipped_surrogate(ratio_T, advantage, arguments)
+    if of_engine_T is not None and arguments.loss_type != "vespo":
+        surrogate_T = surrogate_T * of_engine_T
     if reference_T is None:
-        return -surrogate_T
+        return -surrogate_T, torch.zeros_like(surrogate_T)
     divergence_T = k3_divergence(log_probs_T, reference_T)
     if arguments.use_bias_correction_kl:
         divergence_T = divergence_T * ratio_T
-    return -surrogate_T + arguments.beta * divergence_T
+    return -surrogate_T, arguments.beta * divergence_T
 
 
 # ---- one optimizer step
@@ -209,16 +266,31 @@ def step_loss(
     """The loss of one optimizer step, with its graph. `reference` is None if beta is 0."""
     loss = torch.zeros((), dtype=torch.float64)
     for micro_batch in window:
-        for sample in micro_batch.samples:
-            if not sample.counts:
-                continue
-            log_probs_T = log_probs(policy, sample, arguments.temperature)
+        samples = [sample for sample in micro_batch.samples if sample.counts]
+        scored = [log_probs_and_entropies(policy, sample, arguments.temperature) for sample in samples]
+        least_entropy = _least_entropy([entropies_T for _, entropies_T in scored], arguments.top_entropy_quantile)
+        for sample, (log_probs_T, entropies_T) in zip(samples, scored, strict=True):
             with torch.no_grad():
                 old_T = log_probs(micro_batch.old_policy, sample, arguments.temperature)
                 reference_T = None if reference is None else log_probs(reference, sample, arguments.temperature)
-            losses_T = token_losses(log_probs_T, old_T, reference_T, sample.advantage, arguments)
+                engine_T = (
+                    None
+                    if sample.engine_log_probs is None
+                    else torch.tensor(sample.engine_log_probs, dtype=torch.float64)
+                )
+            of_policy_T, divergence_T = token_losses(
+                log_probs_T, old_T, reference_T, engine_T, sample.advantage, arguments
+            )
+            losses_T = of_policy_T * (entropies_T.detach() >= least_entropy) + divergence_T
             loss = loss + sample_weight(sample, micro_batch, window, arguments) * losses_T.sum()
     return loss
+
+
+def _least_entropy(entropies: Sequence[torch.Tensor], share: float) -> float:
+    """That which `share` of a micro-batch's tokens have at least: only these teach (arXiv 2506.01939, equation 5)."""
+    if share == 1.0 or not entropies:
+        return 0.0
+    return torch.quantile(torch.cat(list(entropies)).detach(), 1 - share).item()
 
 
 # ---- a model that computes in float64

@@ -195,3 +195,14 @@ def test_tokens_of_tools_are_no_items(accelerator):
     dead_P = [torch.tensor([True, False]), torch.tensor([False])]
     merged = replace_dead(rollouts, dead_P, accelerator, num_generations=2)
     assert merged["num_items_in_batch"].item() == (1 + 2) + (1 + 2)
+
+
+@pytest.mark.parametrize("of_rows", [False, True])
+def test_ratio_to_an_engine_is_padded_with_ones(accelerator, of_rows):
+    ratio = {"importance_sampling_ratio": lambda mask_NT: 0.5 * mask_NT[:, :1] if of_rows else 1 - 0.5 * mask_NT}
+    rollouts = [rollout_of([1, 2], 2, 3, **ratio), rollout_of([3], 2, 5, **ratio)]
+    merged = replace_dead(
+        rollouts, [torch.tensor([False, True]), torch.tensor([False])], accelerator, num_generations=2
+    )
+    expected = torch.full((4, 1), 0.5) if of_rows else 1 - 0.5 * merged["completion_mask"]
+    assert torch.equal(merged["importance_sampling_ratio"], expected)

@@ -24,7 +24,7 @@ from grpo_cases import (
     savings_of,
     savings_on_and_off,
 )
-from trainers_of_tests import from_reference, from_run, norm, some_problems, train, write_model
+from trainers_of_tests import engine_noise, from_reference, from_run, norm, some_problems, train, write_model
 from trl import GRPOConfig
 
 from open_r1.grpo_trainer import GRPOTrainer
@@ -113,6 +113,8 @@ def test_ours_has_the_loss_and_gradient_of_stock(runs):
 ALL_SAVED = {
     "scale": "scale group",
     "truncated": "truncated count",
+    "tokens": "all tokens",
+    "engine": "no engine",
     "dead": "half dead",
     "verdicts": "all judged",
     "weights": "all weights",
@@ -174,6 +176,36 @@ def test_rollouts_of_one_step_are_one_when_merged(loss_type, scale, model, tmp_p
     )
     assert len(merged.rollouts) == 1
     assert max(from_reference(merged)) < FLOAT64
+
+
+# ---- what is not computed is in no metric
+
+
+def test_ratio_to_the_engine_is_of_the_rows_that_are_computed(model, tmp_path):
+    """TRL counts the others as 1, and a drift would hide behind dead groups."""
+    case = {"loss": "dapo", "shape": "one micro-batch", "divergence": "no KL", **ALL_SAVED}
+    case |= {"engine": "engine's token_truncate", "dead": "half dead"}
+    ours = run_case(GRPOTrainer, case, model, tmp_path, savings=savings_of(case))
+    ratios = [
+        min(max(math.exp(-noise), 0.6), 1.5)
+        for (problem, number), said in ours.rollouts[0].engine_log_probs.items()
+        if problem not in DEAD["half dead"]
+        for noise in engine_noise((problem, number), len(said))
+    ]
+    metrics = ours.steps[0].metrics
+    assert metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-5)
+    assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(max(ratios), rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["no engine", "engine's token_truncate"])
+def test_row_that_only_fills_a_micro_batch_up_is_in_no_ratio(engine, model, tmp_path):
+    case = {"loss": "dapo", "shape": "two iterations", "divergence": "no KL", **ALL_SAVED}
+    case |= {"engine": engine, "dead": "all dead"}
+    ours = run_case(GRPOTrainer, case, model, tmp_path, savings=savings_of(case))
+    for step in ours.steps:
+        assert step.metrics["loss"] == 0
+        assert norm(step.gradients) == 0
+        assert "ratio/mean" not in step.metrics
 
 
 # ---- every combination

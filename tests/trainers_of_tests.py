@@ -18,7 +18,7 @@ import functools
 import gc
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -44,6 +44,8 @@ ADAPTER = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "tas
 # Weights of this size, not the usual 0.02, so that what a row attends to shows in its gradient.
 ARCHITECTURE = {**SMALLEST_MODEL, "num_hidden_layers": 2, "initializer_range": 0.2}
 TEN_DIGITS = "0123456789"
+ENGINE_NOISE = 0.4
+"""Of each token's log-probability by an engine; no engine is so far off, but here ratios are to go beyond bounds."""
 # Far enough from the reference model for a divergence of some 0.1 nats a token.
 POLICY_NOISE = 0.05
 
@@ -53,6 +55,13 @@ class Problem:
     prompt: str
     completions: list[list[int]]
     rewards: list[float | None]
+
+    @property
+    def rewards_of_length(self) -> list[float | None]:
+        """Another reward, exact in binary: equal where the first is equal in all the group, None where it is None."""
+        dead = len(set(self.rewards) - {None}) == 1
+        lengths = [0.5 if dead else len(ids) % 4 / 4 for ids in self.completions]
+        return [None if r is None else length for r, length in zip(self.rewards, lengths, strict=True)]
 
 
 @dataclass
@@ -70,6 +79,8 @@ class Step:
 class Rollout:
     sampled_before_step: int
     rows: list[Row]
+    engine_log_probs: dict[Row, list[float]] | None = None
+    """None where no engine samples."""
     micro_batches: list[list[Row]] = field(default_factory=list)
     """As TRL made them after its shuffle."""
 
@@ -178,16 +189,21 @@ def train(
     }
     config = GRPOConfig(output_dir=str(output_dir), **defaults | arguments)
     run = Run(problems, model_dir, lora, config)
-    trainer = type("TrainerOfTests", (GivenCompletions, *([ExactRewards] if float64 else []), trainer_class), {})(
-        model=AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32),
-        reward_funcs=given_reward(problems),
-        args=config,
-        train_dataset=Dataset.from_dict({"prompt": [problem.prompt for problem in problems]}),
-        processing_class=AutoTokenizer.from_pretrained(model_dir, padding_side="left"),
-        peft_config=LoraConfig(**ADAPTER) if lora else None,
-        callbacks=[EachStep(run, follow)],
-        **({} if savings is None else {"savings": savings}),
-    )
+    rewards = [given_reward(problems, lambda problem: problem.rewards)]
+    if config.multi_objective_aggregation == "normalize_then_sum":
+        rewards.append(given_reward(problems, lambda problem: problem.rewards_of_length))
+    bases = (GivenCompletions, *([ExactRewards] if float64 else []), trainer_class)
+    with mock.patch.object(trl.trainer.grpo_trainer, "VLLMGeneration", NoEngine):
+        trainer = type("TrainerOfTests", bases, {})(
+            model=AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32),
+            reward_funcs=rewards,
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": [problem.prompt for problem in problems]}),
+            processing_class=AutoTokenizer.from_pretrained(model_dir, padding_side="left"),
+            peft_config=LoraConfig(**ADAPTER) if lora else None,
+            callbacks=[EachStep(run, follow)],
+            **({} if savings is None else {"savings": savings}),
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.run_of_tests = run
     trainer.indices_of_prompt = {
@@ -222,17 +238,27 @@ def set_weights(model: torch.nn.Module, weights: Tensors) -> None:
             parameter.copy_(weights[name])
 
 
-def given_reward(problems: Sequence[Problem]):
+def given_reward(problems: Sequence[Problem], rewards_of: Callable[[Problem], list[float | None]]):
     rewards = {
         (problem.prompt, tuple(ids)): reward
         for problem in problems
-        for ids, reward in zip(problem.completions, problem.rewards, strict=True)
+        for ids, reward in zip(problem.completions, rewards_of(problem), strict=True)
     }
 
     def reward(prompts, completion_ids, **columns):
         return [rewards[prompt, tuple(ids)] for prompt, ids in zip(prompts, completion_ids, strict=True)]
 
     return reward
+
+
+class NoEngine:
+    """vLLM's place in the trainer; what it would sample and say of it comes from GivenCompletions."""
+
+    def __init__(self, **settings):
+        pass
+
+    def sync_weights(self) -> None:
+        pass
 
 
 class GivenCompletions:
@@ -247,8 +273,30 @@ class GivenCompletions:
             num_seen[problem] = number + 1
             rows.append((problem, number % self.num_generations))
         run = self.run_of_tests
-        run.rollouts.append(Rollout(self.state.global_step, rows))
-        return [list(run.problems[problem].completions[number]) for problem, number in rows], None
+        log_probs = _engine_log_probs(self, rows) if self.use_vllm else None
+        run.rollouts.append(Rollout(self.state.global_step, rows, log_probs))
+        completions = [list(run.problems[problem].completions[number]) for problem, number in rows]
+        return completions, None if log_probs is None else [log_probs[row] for row in rows]
+
+
+@torch.no_grad()
+def _engine_log_probs(trainer, rows: Sequence[Row]) -> dict[Row, list[float]]:
+    """What the policy itself says of its tokens, and noise."""
+    said = {}
+    for problem, number in rows:
+        given = trainer.run_of_tests.problems[problem]
+        prompt_ids = trainer.processing_class(given.prompt)["input_ids"]
+        sample = grpo_reference.Sample(prompt_ids, given.completions[number], advantage=0.0)
+        exact = grpo_reference.log_probs(trainer.model, sample, trainer.temperature).tolist()
+        noise = engine_noise((problem, number), len(exact))
+        said[problem, number] = [log_prob + wrong for log_prob, wrong in zip(exact, noise, strict=True)]
+    return said
+
+
+def engine_noise(row: Row, num_tokens: int) -> list[float]:
+    """The same for a row each time."""
+    rng = random.Random(repr(row))
+    return [rng.gauss(0.0, ENGINE_NOISE) for _ in range(num_tokens)]
 
 
 @contextlib.contextmanager
@@ -413,7 +461,7 @@ def reference_step(run: Run, number: int) -> ReferenceStep:
 
 
 def _micro_batch(run: Run, rollout: Rollout, index: int, old_policy: PreTrainedModel) -> grpo_reference.MicroBatch:
-    samples = _samples(run, rollout.rows)
+    samples = _samples(run, rollout)
     # A step takes this share of the rollout: below 1 if a rollout serves several steps, above if a step has several.
     share = run.arguments.gradient_accumulation_steps / run.arguments.steps_per_generation
     return grpo_reference.MicroBatch(
@@ -423,19 +471,23 @@ def _micro_batch(run: Run, rollout: Rollout, index: int, old_policy: PreTrainedM
     )
 
 
-def _samples(run: Run, rollout_rows: Sequence[Row]) -> dict[Row, grpo_reference.Sample]:
+def _samples(run: Run, rollout: Rollout) -> dict[Row, grpo_reference.Sample]:
     tokenizer = _tokenizer(run.model_dir)
-    groups = list(dict.fromkeys(problem for problem, _ in rollout_rows))
-    advantages = grpo_reference.advantages(
-        [run.problems[problem].rewards for problem in groups], run.arguments.scale_rewards
-    )
+    groups = [run.problems[problem] for problem in dict.fromkeys(problem for problem, _ in rollout.rows)]
+    rewards = [problem.rewards for problem in groups]
+    if run.arguments.multi_objective_aggregation == "normalize_then_sum":
+        of_each = [rewards, [problem.rewards_of_length for problem in groups]]
+        advantages = grpo_reference.advantages_of_each_reward_alone(of_each, run.arguments.reward_weights)
+    else:
+        advantages = grpo_reference.advantages(rewards, run.arguments.scale_rewards)
     samples = {}
     for problem, of_group in zip(groups, advantages, strict=True):
-        prompt_ids = tokenizer(run.problems[problem].prompt)["input_ids"]
-        for number, (ids, advantage) in enumerate(zip(run.problems[problem].completions, of_group, strict=True)):
-            ended = ids[-1] == tokenizer.eos_token_id
-            counts = ended or not run.arguments.mask_truncated_completions
-            samples[problem, number] = grpo_reference.Sample(prompt_ids, ids, advantage, counts)
+        prompt_ids = tokenizer(problem.prompt)["input_ids"]
+        for number, (ids, advantage) in enumerate(zip(problem.completions, of_group, strict=True)):
+            row = run.problems.index(problem), number
+            counts = ids[-1] == tokenizer.eos_token_id or not run.arguments.mask_truncated_completions
+            engine = None if rollout.engine_log_probs is None else rollout.engine_log_probs[row]
+            samples[row] = grpo_reference.Sample(prompt_ids, ids, advantage, engine, counts)
     return samples
 
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch.nn.functional import pad
 
 LEFT_PADDED = ("prompt_ids", "prompt_mask")
+PADDED_WITH = {"importance_sampling_ratio": 1.0}  # VESPO multiplies those of a whole row; all else is masked
 Rollout = dict[str, torch.Tensor]
 
 
@@ -82,8 +83,9 @@ def replace_dead(
     for key, first in rollouts[0].items():
         if first.dim() == 0:
             continue
-        parts = [_gather(rollout[key], accelerator, key in LEFT_PADDED) for rollout in rollouts]
-        merged[key] = _stack(parts, left=key in LEFT_PADDED)[mine.to(first.device)]
+        left, padding = key in LEFT_PADDED, PADDED_WITH.get(key, 0)
+        parts = [_gather(rollout[key], accelerator, left, padding) for rollout in rollouts]
+        merged[key] = _stack(parts, left, padding)[mine.to(first.device)]
     loss_mask = merged["completion_mask"] * merged.get("tool_mask", 1)
     merged["num_items_in_batch"] = accelerator.gather(loss_mask.sum()).sum()
     return merged
@@ -95,14 +97,15 @@ def _with_live_groups(dead_P: Sequence[torch.Tensor]) -> list[int]:
     return [next(fresh, group) if dead else group for group, dead in enumerate(dead_P[0].tolist())]
 
 
-def _gather(rows: torch.Tensor, accelerator: Accelerator, left: bool) -> torch.Tensor:
+def _gather(rows: torch.Tensor, accelerator: Accelerator, left: bool, padding: float) -> torch.Tensor:
     if rows.dim() > 1:
-        rows = accelerator.pad_across_processes(rows, dim=1, pad_first=left)
+        rows = accelerator.pad_across_processes(rows, dim=1, pad_index=padding, pad_first=left)
     return accelerator.gather(rows)
 
 
-def _stack(parts: Sequence[torch.Tensor], left: bool) -> torch.Tensor:
+def _stack(parts: Sequence[torch.Tensor], left: bool, padding: float) -> torch.Tensor:
     if parts[0].dim() > 1:
         width = max(part.shape[1] for part in parts)
-        parts = [pad(part, (width - part.shape[1], 0) if left else (0, width - part.shape[1])) for part in parts]
+        sides = [(width - part.shape[1], 0) if left else (0, width - part.shape[1]) for part in parts]
+        parts = [pad(part, side, value=padding) for part, side in zip(parts, sides, strict=True)]
     return torch.cat(list(parts))

@@ -104,9 +104,22 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             rollout = super()._generate_and_score_completions(inputs)
         finally:
             self._in_hand = None
+        if "importance_sampling_ratio" in rollout:
+            self._log_engine_ratio(rollout)
         if self.savings.skip_dead_groups:
             rollout["advantages"] = rollout["advantages"].masked_fill(self._dead_rows(hand.dead_P, len(inputs)), 0.0)
         return rollout, hand.dead_P
+
+    def _log_engine_ratio(self, rollout: Rollout) -> None:
+        """As TRL logged it, but of what was computed alone: the rest counts as 1 there, and would hide a drift."""
+        computed_NT = rollout["completion_mask"] * rollout.get("tool_mask", 1) > 0
+        computed_NT &= ~rollout["old_per_token_logps"].isnan()
+        ratio = rollout["importance_sampling_ratio"]  # of each token, or one of each row
+        computed = computed_NT if ratio.shape == computed_NT.shape else computed_NT.any(dim=1, keepdim=True)
+        name = "sampling/importance_sampling_ratio"
+        for kind in ("mean", "max"):
+            self._metrics["train"][f"{name}/{kind}"].pop()
+        self._log_mean_and_max(name, ratio[computed])
 
     def _dead_rows(self, dead_P: torch.Tensor, num_rows: int) -> torch.Tensor:
         rows = dead_P.repeat_interleave(self.num_generations)
@@ -219,17 +232,15 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         score = super()._get_per_token_logps_and_entropies
         if self._in_hand is None:
             scored = score(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs)
-            self._note_ratio(scored[0], attention_mask[:, -logits_to_keep:])
+            self._compare_with_old(scored[0], attention_mask[:, -logits_to_keep:])
             return scored
         skipped = self._rows_without_gradient(len(input_ids))
         with self.phases.measure("logprobs"):
             micro_batches = self._plan(
                 attention_mask[:, :-logits_to_keep], attention_mask[:, -logits_to_keep:], ~skipped, batch_size
             )
-            # What is not computed is never used but for the metrics of vLLM's differences, which leave nan out.
-            logps_NT = torch.full(
-                (len(input_ids), logits_to_keep), torch.nan if self.use_vllm else 0.0, device=input_ids.device
-            )
+            # nan where nothing is computed: TRL's metrics of the engine leave it out, `_compare_with_old` replaces it.
+            logps_NT = torch.where(attention_mask[:, -logits_to_keep:].bool(), torch.nan, 0.0)
             for micro_batch in micro_batches:
                 rows, width = micro_batch.rows, min(micro_batch.completion_width, logits_to_keep)
                 start = input_ids.shape[1] - logits_to_keep
@@ -354,8 +365,8 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         return loss + done
 
     def _loss_of(self, model, micro_batch: Rollout) -> torch.Tensor:
-        self._micro_batch = micro_batch
-        loss = super().compute_loss(model, micro_batch)
+        self._micro_batch = dict(micro_batch)
+        loss = super().compute_loss(model, self._micro_batch)
         self._micro_batch = None
         self.phases.count_tokens("backward", _num_tokens(micro_batch))
         return loss * micro_batch["loss_share"]
@@ -376,17 +387,28 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         # transformers scales the loss itself, and so tells DeepSpeed not to
         return {"scale_wrt_gas": False} if self.accelerator.distributed_type == DistributedType.DEEPSPEED else {}
 
-    def _note_ratio(self, logps_NT: torch.Tensor, mask_NT: torch.Tensor) -> None:
-        """Logs how far the policy is from the one that sampled, where they can differ; the same in all processes."""
+    def _compare_with_old(self, logps_NT: torch.Tensor, mask_NT: torch.Tensor) -> None:
+        """Logs how far the policy is from the one that sampled, where they can differ; the same in all processes.
+
+        Rows without a gradient may fill a micro-batch up whose old log-probabilities nobody computed (nan). Their ratio
+        is 1, so that their loss is zero, and they are in no metric of it.
+        """
         if self._micro_batch is None or "old_per_token_logps" not in self._micro_batch:
             return
-        difference_NT = (logps_NT.detach() - self._micro_batch["old_per_token_logps"]) * mask_NT
-        ratio = difference_NT.exp()[mask_NT.bool()]
-        local = torch.stack([ratio.sum(), mask_NT.sum().to(ratio.dtype), ratio.max() if len(ratio) else ratio.sum()])
+        old_NT = self._micro_batch["old_per_token_logps"]
+        known_NT = mask_NT.bool() & ~old_NT.isnan()
+        self._micro_batch["old_per_token_logps"] = torch.where(old_NT.isnan(), logps_NT.detach(), old_NT)
+        self._log_mean_and_max("ratio", (logps_NT.detach() - old_NT)[known_NT].exp())
+
+    def _log_mean_and_max(self, name: str, values: torch.Tensor) -> None:
+        """Of all processes' values together; nothing if there are none."""
+        local = torch.stack(
+            [values.sum(), values.new_tensor(len(values)), values.max() if len(values) else values.sum()]
+        )
         total_W, count_W, highest_W = self.accelerator.gather(local[None]).unbind(dim=1)
         if count_W.sum() > 0:
-            self._metrics["train"]["ratio/mean"].append((total_W.sum() / count_W.sum()).item())
-            self._metrics["train"]["ratio/max"].append(highest_W.max().item())
+            self._metrics["train"][f"{name}/mean"].append((total_W.sum() / count_W.sum()).item())
+            self._metrics["train"][f"{name}/max"].append(highest_W.max().item())
 
     def training_step(self, model, inputs, num_items_in_batch):
         with self.phases.measure("backward"):
