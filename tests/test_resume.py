@@ -9,18 +9,22 @@ import signal
 import socket
 import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import CPU_TRAINER, sums
+from trl import GRPOConfig
 
+from open_r1 import data, training
 from open_r1.procedural import rows as problem_rows
-from open_r1.recipe import Procedural, load_recipe
+from open_r1.recipe import Procedural, RecipeError, load_recipe
 from open_r1.resuming import last_checkpoint
 from open_r1.run_record import weights_sha256
 from open_r1.step_process import ERROR_FILE, EXIT_STOPPED
+from open_r1.training.evaluation import whole_batches
 
 TRAINER = {
     **CPU_TRAINER,
@@ -257,6 +261,36 @@ def test_weight_sync_that_does_not_answer_ends_the_run(tmp_path, smallest_model)
     reason = (tmp_path / ERROR_FILE).read_text()
     assert reason.startswith("stopped: the weight sync with vLLM has not answered process 0 on ")
     assert "guards.weight_sync_timeout_seconds" in reason
+
+
+@pytest.mark.parametrize(("num_problems", "num_evaluated"), [(4, 4), (5, 4)])
+def test_two_processes_evaluate_no_problem_twice(num_problems, num_evaluated, tmp_path, smallest_model):
+    held_out = sums(num_problems, split="validation")
+    case = {
+        "eval_data": [held_out],
+        "rewards": [SOLUTION],
+        "trainer": {"eval_on_start": True, "max_steps": 1, "per_device_eval_batch_size": 4},  # two problems a batch
+        "processes": 2,
+    }
+    children = start(recipe_of(tmp_path, smallest_model, case), tmp_path, 2)
+    for child in children:
+        child.join()
+    first_line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    problems = list(problem_rows(Procedural(**held_out["procedural"]), recipe_seed=3))[:num_evaluated]
+    expected = sum(float(problem["solution"]) for problem in problems) / num_evaluated
+    assert first_line["eval_reward"] == pytest.approx(expected)
+
+
+def test_problems_that_fill_no_batch_of_two_processes_are_told(tmp_path, smallest_model):
+    case = {
+        "eval_data": [sums(1, split="validation")],
+        "trainer": {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4},
+    }
+    recipe = load_recipe(recipe_of(tmp_path, smallest_model, case))
+    two = types.SimpleNamespace(num_processes=2, is_main_process=True)
+    arguments = GRPOConfig(**training.trainer_arguments(recipe, tmp_path))
+    with pytest.raises(RecipeError, match="eval_data: 1 problems do not fill one batch of 2 "):
+        whole_batches(data.load_data(recipe, [], "eval_data"), recipe, arguments, two)
 
 
 def train_with_a_slow_writer(recipe: str, run_dir: str, rank: int, processes: int, port: int) -> None:

@@ -17,6 +17,7 @@ from grpo_cases import (
     FACTORS,
     LOSSES,
     SAVINGS,
+    WEIGHTS,
     Case,
     covering_pairs,
     drawn_case,
@@ -141,6 +142,16 @@ def test_float32_is_as_near_as_it_can_be(loss, model, tmp_path):
     ours = run_case(GRPOTrainer, case, model, tmp_path, savings=savings_of(case), follow=stock)
     assert max(from_reference(stock)) < FLOAT32
     assert max(from_run(ours, stock)) < FLOAT32
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_activations_that_are_computed_anew_change_nothing(weights, model, tmp_path):
+    case = {"loss": "dapo", "shape": "accumulated", "divergence": "no KL", **ALL_SAVED}
+    case |= {"dead": "half dead", "weights": weights}
+    ours = run_case(
+        GRPOTrainer, case, model, tmp_path, float64=True, savings=savings_of(case), gradient_checkpointing=True
+    )
+    assert max(from_reference(ours)) < FLOAT64
 
 
 # ---- where ours is not stock, and right

@@ -17,6 +17,7 @@ from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import build_rewards
 from open_r1.rewards.completion import prefill_problems, resolved_thinking
 from open_r1.step_process import run_step
+from open_r1.training.evaluation import whole_batches
 from open_r1.training.watchdog import answers_within
 
 SOME_PROMPT = [{"role": "user", "content": "1+1=?"}]
@@ -48,7 +49,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         ),
         args=arguments,
         train_dataset=dataset,
-        eval_dataset=held_out,
+        eval_dataset=whole_batches(held_out, recipe, arguments, processes) if held_out else None,
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model),
         savings=recipe.grpo,

@@ -2,6 +2,7 @@
 
 checkpoints  checkpoints that are whole, and all that a resumed run needs
 interruption the end of a run that is asked to stop
+evaluation   which problems several processes evaluate
 metrics      metrics.jsonl and the progress bar
 guards       what stops a run that cannot succeed, or warns of one that may not
 watchdog     what ends a process that waits for another in vain
