@@ -1,5 +1,6 @@
 """A GRPO run that was taken up again ends with the weights of one that was not, bit for bit."""
 
+import copy
 import json
 import multiprocessing
 import os
@@ -12,9 +13,11 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
+import torch
 from conftest import CPU_TRAINER, sums
 from trl import GRPOConfig
 
@@ -65,6 +68,11 @@ CASES = {
         "eval_data": [sums(5, split="validation")],
         "trainer": {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "steps_per_generation": 2},
     },
+    "an engine that samples": {
+        "rewards": [DIGITS],
+        "trainer": {"use_vllm": True, "steps_per_generation": 4, "gradient_accumulation_steps": 2},
+        "grpo": {"dynamic_sampling": {"max_factor": 4.0}},
+    },
     "adaptive entropy": {"trainer": {"use_adaptive_entropy": True, "entropy_target": 4.0, "steps_per_generation": 2}},
 }
 NOT_REPRODUCED = ("step_time", "seconds/", "_per_second", "/seconds", "seconds_waited", "eval_runtime")
@@ -88,13 +96,51 @@ def recipe_of(folder: Path, model: Path, case: dict) -> Path:
     return file
 
 
-def train(recipe_file: str, run_dir: str) -> None:
-    import torch
+class SamplingEngine:
+    """In vLLM's place: samples with weights that it has from the last sync, and says how likely each token was.
+
+    It draws from torch's own generator, so that a resumed run can be the same; vLLM's cannot be put back.
+    """
+
+    def __init__(self, model, processing_class, temperature: float, max_completion_length: int, **settings):
+        self.policy, self.tokenizer = model, processing_class
+        self.settings = {
+            "do_sample": True,
+            "temperature": temperature,
+            "top_k": 0,
+            "max_new_tokens": max_completion_length,
+        }
+        self.model: torch.nn.Module | None = None
+
+    def sync_weights(self) -> None:
+        self.model = copy.deepcopy(self.policy).eval()
+
+    def generate(self, prompts: list[list[int]], images, num_generations: int, profiler) -> tuple:
+        with torch.no_grad(), profiler:
+            sampled = self.model.generate(
+                **self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left"),
+                **self.settings,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+        width = len(sampled.scores)
+        ids_NT = sampled.sequences[:, -width:]
+        logps_NT = torch.stack(sampled.scores, dim=1).log_softmax(dim=-1).gather(2, ids_NT[..., None]).squeeze(2)
+        ended_NT = ids_NT == self.tokenizer.eos_token_id
+        lengths = [row.index(True) + 1 if True in row else width for row in ended_NT.tolist()]
+        completions = [ids[:length] for ids, length in zip(ids_NT.tolist(), lengths, strict=True)]
+        logps = [[[logp] for logp in row[:length]] for row, length in zip(logps_NT.tolist(), lengths, strict=True)]
+        return prompts, completions, logps, None
+
+
+def train(recipe_file: str, run_dir: str, engine: type = SamplingEngine) -> None:
+    import trl.trainer.grpo_trainer
 
     from open_r1.grpo import grpo
 
     torch.set_num_threads(1)
-    grpo(load_recipe(recipe_file), Path(run_dir))
+    with mock.patch.object(trl.trainer.grpo_trainer, "VLLMGeneration", engine):
+        grpo(load_recipe(recipe_file), Path(run_dir))
 
 
 def what_it_left(run_dir: Path) -> tuple[str, list[dict], list[pd.DataFrame]]:
@@ -209,6 +255,7 @@ FORKSERVER.set_forkserver_preload(["open_r1.grpo", "trl", "peft", "pandas"])
 PROCESSES = {
     "two processes": {**CASES["two steps a rollout"], "processes": 2},
     "two processes, dynamic sampling": {**CASES["dynamic sampling"], "processes": 2},
+    "two processes, an engine that samples": {**CASES["an engine that samples"], "processes": 2},
 }
 
 
@@ -240,19 +287,12 @@ class SilentEngine:
         threading.Event().wait()
 
 
-def train_with_silent_engine(recipe: str, run_dir: str) -> None:
-    import trl.trainer.grpo_trainer
-
-    trl.trainer.grpo_trainer.VLLMGeneration = SilentEngine
-    train(recipe, run_dir)
-
-
 def test_weight_sync_that_does_not_answer_ends_the_run(tmp_path, smallest_model):
     recipe = recipe_of(tmp_path, smallest_model, {"trainer": {"use_vllm": True, "vllm_mode": "colocate"}})
     sections = json.loads(recipe.read_text())
     sections["guards"]["weight_sync_timeout_seconds"] = 0.2
     recipe.write_text(json.dumps(sections))
-    child = FORKSERVER.Process(target=train_with_silent_engine, args=(str(recipe), str(tmp_path)))
+    child = FORKSERVER.Process(target=train, args=(str(recipe), str(tmp_path), SilentEngine))
     child.start()
     child.join(timeout=120)
     exit_code = child.exitcode

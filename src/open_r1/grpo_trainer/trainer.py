@@ -486,6 +486,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             ]
         self._fresh_prompts.num_drawn = state["fresh_prompts_drawn"]
         self._sampler.rows_that_fit = state["rows_that_fit"]
+        self._logs = _empty_logs()  # TRL's own keep no more rows than one rollout has without dynamic sampling
         for name, log in state["rollout_table"].items():
             if isinstance(log, dict):
                 self._logs[name].update({column: deque(values) for column, values in log.items()})
