@@ -1,6 +1,7 @@
 """A GRPO step of ours against one of trl.GRPOTrainer: the same model, the same completions, the same run.
 
     python scripts/bench_grpo.py [--rounds 3] [--steps 3] [--model DIRECTORY] [--only training|whole]
+                                 [--lengths lognormal|sampled]
 
 Training part: completions are given, so that a step is all that comes after sampling. Their lengths are lognormal, or
 those that the model has when it is sampled on the prompts of the tiny recipe; a share of the groups is dead. Whole
@@ -49,7 +50,8 @@ class Given:
         return f"{self.lengths} lengths, beta {self.beta:g}, {self.dead_share:.0%} dead"
 
 
-GIVEN = [Given(*values) for values in itertools.product(("lognormal", "sampled"), (0.0, BETA), (0.0, 0.3, 0.6))]
+LENGTHS = ("lognormal", "sampled")
+GIVEN = [Given(*values) for values in itertools.product(LENGTHS, (0.0, BETA), (0.0, 0.3, 0.6))]
 
 
 def main() -> None:
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="counted steps of a round")
     parser.add_argument("--model", type=Path, default=TEACHER, help="default: the shipped teacher")
     parser.add_argument("--only", choices=["training", "whole"])
+    parser.add_argument("--lengths", choices=LENGTHS, help="of the training part, default: both")
     arguments = parser.parse_args()
     if not (arguments.model / "config.json").is_file():
         parser.error(f"--model: there is no model in {arguments.model}")
@@ -67,6 +70,8 @@ def main() -> None:
     settings: list[Given | None] = [*GIVEN, None]
     if arguments.only:
         settings = GIVEN if arguments.only == "training" else [None]
+    if arguments.lengths:
+        settings = [given for given in settings if given is None or given.lengths == arguments.lengths]
     for given in settings:
         rounds = [
             {side: in_a_process(side, given, model, arguments.steps, seed) for side in ("trl", "ours")}
