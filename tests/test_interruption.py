@@ -492,10 +492,15 @@ def test_run_that_is_prolonged_ends_like_one_that_was_meant_to_be_as_long(recipe
 # --- Real processes through the real launcher
 
 
-def run_launcher(step: str, recipe, runs: Path, interrupt: str | None = None) -> subprocess.CompletedProcess:
+def run_launcher(
+    step: str, recipe, runs: Path, interrupt: str | None = None, timeout_seconds: float | None = None
+) -> subprocess.CompletedProcess:
+    """Returns when every process of the run has closed its output."""
     environment = ENVIRONMENT | ({"INTERRUPT": interrupt} if interrupt else {})
     command = [sys.executable, "-m", "open_r1.launch", step, str(recipe.source), "--runs", str(runs)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=timeout_seconds
+    )
 
 
 def interrupt_and_take_up(recipe, runs: Path, interrupt: str) -> Path:
@@ -524,6 +529,43 @@ def test_launcher_is_asked_to_stop_a_run_and_takes_it_up_again(recipe_with, tmp_
     run_dir = interrupt_and_take_up(recipe, tmp_path / "runs", "SIGUSR1 SIGTERM 2 launcher")
     train(recipe, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", run_dir)
+
+
+def end_with_their_launcher(recipe, runs: Path, interrupt: str) -> Path:
+    """The run directory of a run whose launcher was killed in its third step; whoever lives on fails by the timeout."""
+    killed = run_launcher(recipe.step, recipe, runs, interrupt, timeout_seconds=120)
+    assert killed.returncode == -signal.SIGKILL
+    run_dir = launch.run_directory(recipe, runs)
+    assert last_checkpoint(run_dir / "checkpoints").name == "checkpoint-2"
+    assert read_record(run_dir)["status"] == "running"
+    return run_dir
+
+
+def test_launcher_that_is_killed_takes_its_process_with_it(recipe_with, tmp_path):
+    recipe = recipe_with(trainer={"save_strategy": "steps", "save_steps": 1})
+    end_with_their_launcher(recipe, tmp_path / "runs", "SIGKILL 2 launcher")
+
+
+@pytest.mark.slow
+def test_run_whose_launcher_was_killed_is_taken_up_again(recipe_with, tmp_path):
+    recipe = recipe_with(
+        trainer={"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 1},
+        hardware={"processes_per_node": 2, "threads_per_process": 1},
+    )
+    assert run_launcher("grpo", recipe, tmp_path / "whole").returncode == 0
+    run_dir = end_with_their_launcher(recipe, tmp_path / "runs", "SIGKILL 2 launcher")
+    assert run_launcher("grpo", recipe, tmp_path / "runs").returncode == 0
+    assert_same_run(launch.run_directory(recipe, tmp_path / "whole"), run_dir)
+
+
+def test_run_that_somebody_is_at_work_on_is_not_begun_again(recipe_with, tmp_path, capsys):
+    recipe = recipe_with()
+    run_dir = launch.run_directory(recipe, tmp_path / "runs")
+    with launch.alone_at_work(run_dir):
+        assert launch.main(["grpo", str(recipe.source), "--runs", str(tmp_path / "runs")]) == 2
+    expected = f"{run_dir}: another process is at work on this run; wait for it, or end it\n"
+    assert capsys.readouterr().err == expected
+    assert not run_dir.exists()
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
 
 def main() -> None:
     """Takes the arguments of `accelerate launch`. A process that signal n ended gives the exit code 128 + n."""
+    signals.die_with_launcher()
+    os.environ.update(signals.as_launcher())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     signals.answer_with(_send_on)
     try:

@@ -5,12 +5,14 @@ recipe is checked and its resolved form written down before torch is imported by
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,27 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
     """Runs a checked recipe in `run_dir`, or takes up the run of it that was stopped there; returns the exit code.
 
     A run of another recipe is moved away first, unless `in_place` says that this recipe is to go on with it.
-    Everything is written to run.json, whatever the end.
+    Everything is written to run.json, whatever the end. Raises RecipeError if somebody else is at work there.
     """
+    with alone_at_work(run_dir):
+        return _launch(recipe, run_dir, parents, in_place)
+
+
+@contextlib.contextmanager
+def alone_at_work(run_dir: Path) -> Iterator[None]:
+    """Holds a lock, beside the directory, which may be moved; the kernel lets go of it however this process ends."""
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with (run_dir.parent / f".{run_dir.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecipeError(f"{run_dir}: another process is at work on this run; wait for it, or end it") from None
+        except OSError:
+            pass  # a file system that knows no locks
+        yield
+
+
+def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in_place: bool) -> int:
     if not in_place:
         _move_stale_run_away(run_dir, recipe, parents)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -165,7 +186,7 @@ def _run(argv: list[str]) -> int:
             process.send_signal(signum)
 
     with signals.answered_with(send_on):
-        process = subprocess.Popen(argv, env={**ENVIRONMENT, **os.environ}, cwd=REPOSITORY)
+        process = subprocess.Popen(argv, env={**ENVIRONMENT, **os.environ, **signals.as_launcher()}, cwd=REPOSITORY)
         if earlier := signals.received():
             process.send_signal(earlier)
         try:
@@ -231,7 +252,11 @@ def _main(arguments: argparse.Namespace) -> int:
         print(f"{run_dir} is done already; change the recipe or the seed, or move it away, to run it anew")
     else:
         print(f"{recipe.step} -> {run_dir}")
-        exit_code = launch(recipe, run_dir, parents, in_place=arguments.resume is not None)
+        try:
+            exit_code = launch(recipe, run_dir, parents, in_place=arguments.resume is not None)
+        except RecipeError as error:
+            print(error, file=sys.stderr)
+            return 2
         if exit_code == signals.EXIT_INTERRUPTED:
             interrupted = signals.interruption_of(run_dir)
             print(f"{recipe.step} was {interrupted}; the same command takes it up again. {run_dir}/run.json")

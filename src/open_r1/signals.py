@@ -1,12 +1,15 @@
 """SIGTERM and SIGUSR1: somebody, mostly a scheduler whose time is up, asks a run to stop and be taken up later.
 
 A step that trains ends after the optimizer step that it is in, everything else at once; either way with
-EXIT_INTERRUPTED and a marker in the run directory. Launchers send the signals on and let their processes end.
+EXIT_INTERRUPTED and a marker in the run directory. Launchers send the signals on and let their processes end. One
+that is killed takes its processes with it.
 """
 
+import ctypes
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +18,8 @@ from pathlib import Path
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: nothing is wrong, the same command may be given again
 MARKER_FILE = "interrupted"
+PARENT_VARIABLE = "OPEN_R1_PARENT"
+PR_SET_PDEATHSIG = 1
 
 _received: list[signal.Signals] = []
 
@@ -95,3 +100,25 @@ def interruption_of(run_dir: Path) -> Interrupted | None:
         return None
     marker = json.loads(file.read_text(encoding="utf-8"))
     return Interrupted(signal.Signals[marker["signal"]], marker["step"])
+
+
+def die_with(parent: int) -> None:
+    """The kernel kills this process when `parent`, which started it, dies. (Linux only; elsewhere nothing is done.)"""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it was dead before we asked
+            os._exit(1)
+
+
+def die_with_launcher() -> None:
+    """As `die_with`, for a process that was started with `as_launcher`; one that was started by hand lives on.
+
+    A launcher that is killed cannot tell its processes: they would train on beside those of the next start.
+    """
+    if parent := os.environ.get(PARENT_VARIABLE):
+        die_with(int(parent))
+
+
+def as_launcher() -> dict[str, str]:
+    """What the environment of processes says that are to die with this one."""
+    return {PARENT_VARIABLE: str(os.getpid())}

@@ -38,6 +38,7 @@ def run_step(step: Callable[[Recipe, Path], None]) -> None:
     Exit code 0 if it went through, 2 for a mistake of the user's, 3 for a guard that stopped the run, 75 if a signal
     asked it to stop, 1 for a fault of ours. The reason is left in the run directory for run.json.
     """
+    signals.die_with_launcher()
     run_dir = Path(sys.argv[1])
     put_back = signals.answer_with(signals.raise_interrupted)
     try:

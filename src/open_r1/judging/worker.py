@@ -19,7 +19,6 @@ on stdout:
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import itertools
@@ -34,11 +33,11 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from open_r1.judging.pool import EXIT_OUT_OF_MEMORY, EXIT_TOO_DEEP
+from open_r1.signals import die_with
 
 LONGEST_REASON = 300  # characters: a reply stays under PIPE_BUF (4096 bytes), so a kill never leaves half of one
 MAX_FRAMES = 10_000  # Python's own 1,000 ends at some fifty nested brackets, a dozen frames of the parser each
 STACK_BYTES = 64 << 20  # MAX_FRAMES of C calls fit; more than 128 MiB would need a new exec
-PR_SET_PDEATHSIG = 1
 # Slurm and terminals signal whole groups; the trainer may yet save a checkpoint, so it alone decides when we end.
 LEFT_TO_THE_TRAINER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -123,7 +122,7 @@ def _serve(judge: ModuleType, line: bytes, requests_fd: int, replies_fd: int, bu
         exit_code = 1
         try:
             os.close(requests_fd)
-            _die_with(supervisor)
+            die_with(supervisor)  # elsewhere than on Linux the CPU budget ends it
             exit_code = _judge_all(judge, json.loads(line), replies_fd, budget)
         finally:
             os._exit(exit_code)
@@ -140,14 +139,6 @@ def _serve(judge: ModuleType, line: bytes, requests_fd: int, replies_fd: int, bu
         return False
     _reply(replies_fd, "ended", os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
     return True
-
-
-def _die_with(supervisor: int) -> None:
-    """The kernel kills this child when its supervisor dies. (Linux only; elsewhere the CPU budget ends it.)"""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != supervisor:  # it was dead before we asked
-            os._exit(1)
 
 
 def _judge_all(judge: ModuleType, pairs: list[list[str]], replies_fd: int, budget: Budget) -> int:
