@@ -100,7 +100,7 @@ def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in
 def _reason(run_dir: Path, exit_code: int) -> str:
     """Why a run failed. Who was ended by a signal left no word, and what others left is that they lost it."""
     error_file = run_dir / ERROR_FILE
-    if exit_code > 128:
+    with contextlib.suppress(ValueError):  # no signal
         return f"ended by {signal.Signals(exit_code - 128).name}; for SIGKILL look at the machine's memory"
     return error_file.read_text(encoding="utf-8") if error_file.exists() else f"exit code {exit_code}"
 
