@@ -375,6 +375,8 @@ def in_float64(trainer) -> Iterator[None]:
     for model in filter(None, (trainer.model, trainer.ref_model)):
         grpo_reference.in_float64(model)
     torch.set_default_dtype(torch.float64)
+    entropy_mask = trainer.get_high_entropy_mask  # rounds its threshold to float32, above the only token there may be
+    trainer.get_high_entropy_mask = lambda entropies, *more: entropy_mask(entropies.float(), *more)
     try:
         with mock.patch.object(trl.trainer.utils, "_ChunkedLogProbFunction", Float64LmHead):
             yield
