@@ -53,8 +53,7 @@ SCALES = {
     "rewards alone": {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 0.5]},
 }
 TRUNCATED = {"truncated count": {}, "truncated left out": {"mask_truncated_completions": True}}
-# A share that falls on no token of a micro-batch: whether that one is in would be a matter of rounding.
-TOKENS = {"all tokens": {}, "tokens of high entropy": {"top_entropy_quantile": 0.6287655}}
+TOKENS = {"all tokens": {}, "tokens of high entropy": {"top_entropy_quantile": 0.63}}
 ENGINE = {"use_vllm": True, "vllm_importance_sampling_clip_min": 0.6, "vllm_importance_sampling_clip_max": 1.5}
 ENGINES = {
     "no engine": {},

@@ -281,16 +281,21 @@ def step_loss(
             of_policy_T, divergence_T = token_losses(
                 log_probs_T, old_T, reference_T, engine_T, sample.advantage, arguments
             )
-            losses_T = of_policy_T * (entropies_T.detach() >= least_entropy) + divergence_T
+            losses_T = of_policy_T * (rounded(entropies_T) >= least_entropy) + divergence_T
             loss = loss + sample_weight(sample, micro_batch, window, arguments) * losses_T.sum()
     return loss
+
+
+def rounded(entropies: torch.Tensor) -> torch.Tensor:
+    """In whole ten-thousandths: the first tokens of a group have the same entropy, and no last bit may part them."""
+    return (entropies.detach().float() * 1e4).round()
 
 
 def _least_entropy(entropies: Sequence[torch.Tensor], share: float) -> float:
     """That which `share` of a micro-batch's tokens have at least: only these teach (arXiv 2506.01939, equation 5)."""
     if share == 1.0 or not entropies:
         return 0.0
-    return torch.quantile(torch.cat(list(entropies)).detach(), 1 - share).item()
+    return torch.quantile(rounded(torch.cat(list(entropies))), 1 - share).item()
 
 
 # ---- a model that computes in float64

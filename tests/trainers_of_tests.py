@@ -206,6 +206,8 @@ def train(
         )
     trainer.remove_callback(PrinterCallback)
     trainer.run_of_tests = run
+    entropy_mask = trainer.get_high_entropy_mask
+    trainer.get_high_entropy_mask = lambda entropies, *more: entropy_mask(grpo_reference.rounded(entropies), *more)
     trainer.indices_of_prompt = {
         tuple(trainer.processing_class(problem.prompt)["input_ids"]): number for number, problem in enumerate(problems)
     }
@@ -375,8 +377,6 @@ def in_float64(trainer) -> Iterator[None]:
     for model in filter(None, (trainer.model, trainer.ref_model)):
         grpo_reference.in_float64(model)
     torch.set_default_dtype(torch.float64)
-    entropy_mask = trainer.get_high_entropy_mask  # rounds its threshold to float32, above the only token there may be
-    trainer.get_high_entropy_mask = lambda entropies, *more: entropy_mask(entropies.float(), *more)
     try:
         with mock.patch.object(trl.trainer.utils, "_ChunkedLogProbFunction", Float64LmHead):
             yield
