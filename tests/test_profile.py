@@ -296,7 +296,7 @@ def test_a_run_without_phases_is_one_line(tmp_path):
 def test_a_recipe_is_profiled(grpo_recipe, tmp_path, capfd):
     overrides = ["trainer.max_steps=4", "guards.min_verified_gold_share=null"]
     assert profiling.main([str(grpo_recipe()), *overrides, "--runs", str(tmp_path / "runs")]) == 0
-    (run_dir,) = (tmp_path / "runs" / "profiles" / "recipe").iterdir()
+    (run_dir,) = (tmp_path / "runs" / "profiles" / "recipe").glob("[!.]*")  # the lock is hidden
     steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     for line in steps:
