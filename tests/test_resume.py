@@ -1,5 +1,6 @@
 """A GRPO run that was taken up again ends with the weights of one that was not, bit for bit."""
 
+import contextlib
 import copy
 import json
 import multiprocessing
@@ -241,7 +242,9 @@ def one_process(recipe: str, run_dir: str, rank: int, processes: int, port: int)
 def kill(children: list) -> None:
     for child in children:
         if child.is_alive():
-            os.killpg(child.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has no group of its own yet, and has started nobody
+                os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
         child.join()
 
 
