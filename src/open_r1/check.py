@@ -37,6 +37,7 @@ REPOSITORY = Path(__file__).parents[2]
 RECIPES = REPOSITORY / "recipes"
 RUNS = REPOSITORY / "runs"
 ACCELERATE_CONFIGS = RECIPES / "accelerate_configs"
+NO_RECIPES = (ACCELERATE_CONFIGS, RECIPES / "hub")
 LABEL = re.compile(r"[\w.-]+")  # of a model that is scored; becomes part of a file's name
 STEPS_WITHOUT_MODEL = ("evaluate", "pipeline")
 
@@ -66,8 +67,8 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
 
 
 def all_recipes(folder: Path = RECIPES) -> list[Path]:
-    """Every recipe of the repository: each .yaml under recipes/ but for the accelerate configs."""
-    files = [file for file in sorted(folder.rglob("*.yaml")) if ACCELERATE_CONFIGS not in file.parents]
+    """Every recipe of the repository: each .yaml under recipes/ but for accelerate configs and what is known of the Hub."""
+    files = [file for file in sorted(folder.rglob("*.yaml")) if not set(NO_RECIPES) & set(file.parents)]
     return [Path(os.path.relpath(file)) for file in files]  # as one would type it
 
 

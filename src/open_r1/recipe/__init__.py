@@ -26,6 +26,7 @@ from open_r1.recipe.sections import (
     Reward,
     Stage,
     Thinking,
+    VllmServer,
     is_path,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "Reward",
     "Stage",
     "Thinking",
+    "VllmServer",
     "dump_recipe",
     "is_path",
     "load_recipe",

@@ -183,16 +183,40 @@ class Evaluate(Section):
     """Label -> model (as model.name), to score several models in one process instead of `model`."""
 
 
+class VllmServer(Section):
+    """vLLM in a server of its own, beside the processes that train (`trainer.vllm_mode: server`)."""
+
+    nodes: int = Field(default=0, ge=0)
+    """Nodes that only serve, beside `hardware.nodes`; 0: it serves on GPUs of the one node that also trains."""
+    tensor_parallel_size: int = Field(default=1, gt=0)
+    data_parallel_size: int = Field(default=1, gt=0)
+    """Copies of the model; tensor_parallel_size x data_parallel_size GPUs serve in all."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_model_length: int | None = Field(default=None, gt=0)
+    """Tokens of a prompt and its completion; default: what the model was made for."""
+    start_timeout_seconds: float = Field(default=1800.0, gt=0)
+    """The job ends if the server does not answer by then."""
+
+    @property
+    def num_gpus(self) -> int:
+        return self.tensor_parallel_size * self.data_parallel_size
+
+
 class Hardware(Section):
     """Where the run takes place. `accelerate` names a file in recipes/accelerate_configs/."""
 
     nodes: int = Field(default=1, gt=0)
+    """Nodes that train."""
     gpus_per_node: int = Field(default=0, ge=0)
+    """GPUs of each node that train."""
+    gpu: str | None = None
+    """What they are, e.g. h100_80gb: what `make plan` counts with."""
     processes_per_node: int | None = Field(default=None, gt=0)
     """Default: one per GPU, or one on a CPU."""
     threads_per_process: int | None = Field(default=None, gt=0)
     """CPU threads of torch; default: the cores of the node shared out. The same number gives the same bits."""
     accelerate: str = "cpu"
+    vllm: VllmServer | None = None
     usd_per_hour: float | None = Field(default=None, ge=0)
     """Price of all nodes together; fills cost_usd in run.json."""
 
