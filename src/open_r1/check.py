@@ -67,7 +67,7 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
 
 
 def all_recipes(folder: Path = RECIPES) -> list[Path]:
-    """Every recipe of the repository: each .yaml under recipes/ but for accelerate configs and what is known of the Hub."""
+    """Every recipe of the repository: each .yaml under recipes/ that is not in one of NO_RECIPES."""
     files = [file for file in sorted(folder.rglob("*.yaml")) if not set(NO_RECIPES) & set(file.parents)]
     return [Path(os.path.relpath(file)) for file in files]  # as one would type it
 

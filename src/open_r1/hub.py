@@ -70,7 +70,7 @@ def _entry(name: str, file: Path, section: type[Section]):
     entries = entries_of(file)
     if name not in entries:
         raise RecipeError(
-            f"{file}: nothing is known of {name!r}{closest(name, entries)}; add it, or let `make pin RECIPE=…` ask the Hub"
+            f"{file}: nothing is known of {name!r}{closest(name, entries)}; add it, or ask the Hub with `make pin`"
         )
     try:
         return section.model_validate(entries[name])
