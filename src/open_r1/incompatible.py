@@ -45,7 +45,7 @@ def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) 
     if recipe.step != "grpo":
         yield from _of_packing(recipe)
         return
-    yield from _of_reference(recipe, accelerate_config)
+    yield from _of_reference(recipe)
     yield from _of_vllm(recipe)
 
 
@@ -77,17 +77,23 @@ def _of_processes(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Itera
             f"trainer.use_cpu: true leaves the GPUs idle, but hardware.gpus_per_node is {hardware.gpus_per_node}; "
             f"remove it"
         )
-    if shares_out_weights(accelerate_config):
+    if shares_out_weights(accelerate_config) and recipe.model.lora:
         yield (
-            f"hardware.accelerate: {hardware.accelerate} shares the weights out, and the model that the first process "
-            f"saves at the end would be its own share; use zero2"
+            f"model.lora: {hardware.accelerate} shares the weights out, and adapters cannot be merged into shares; use "
+            f"hardware.accelerate: zero2 or ddp, where frozen weights cost little"
         )
+    if accelerate_config.get("distributed_type") == "FSDP" and _fsdp_version(accelerate_config) != 2:
+        yield f"hardware.accelerate: {hardware.accelerate} is FSDP in its first version; use fsdp2"
 
 
 def shares_out_weights(accelerate_config: Mapping[str, Any]) -> bool:
     """True if no process has all weights: ZeRO stage 3 and FSDP."""
     zero_stage = (accelerate_config.get("deepspeed_config") or {}).get("zero_stage")
     return zero_stage == 3 or accelerate_config.get("distributed_type") == "FSDP"
+
+
+def _fsdp_version(accelerate_config: Mapping[str, Any]) -> int:
+    return (accelerate_config.get("fsdp_config") or {}).get("fsdp_version", 1)
 
 
 def _of_numbers(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +113,7 @@ def _of_numbers(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterato
         if accelerate_config.get("distributed_type") != "DEEPSPEED":  # which steps on fp32 weights of its own
             yield (
                 f"model.dtype: {dtype} weights are too coarse for the optimizer's steps; leave it float32 (mixed "
-                f"precision is trainer.bf16), or use hardware.accelerate: zero2, which keeps fp32 weights beside them"
+                f"precision is trainer.bf16), or use zero2 or zero3, which keep fp32 weights beside them"
             )
     elif recipe.trainer.get("use_vllm"):
         yield (
@@ -160,7 +166,7 @@ def _of_packing(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _of_reference(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+def _of_reference(recipe: Recipe) -> Iterator[str]:
     if not recipe.trainer.get("sync_ref_model"):
         return
     if not trainer_value("grpo", recipe.trainer, "beta"):
@@ -169,11 +175,6 @@ def _of_reference(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Itera
         yield (
             "trainer.sync_ref_model: with model.lora the reference is the model without its adapters, and nothing can "
             "replace it; remove one"
-        )
-    if shares_out_weights(accelerate_config):
-        yield (
-            f"trainer.sync_ref_model: {recipe.hardware.accelerate} shares the reference's weights out, and a resumed "
-            f"run could not put them back; use hardware.accelerate: zero2"
         )
 
 

@@ -134,15 +134,24 @@ def lora_config(section: Model):
     )
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Writes weights (safetensors), config, generation config and tokenizer; merges LoRA adapters first.
+
+    `weights` are the model's, by name, where it has only its share of them (and no adapters).
 
     Raises RecipeError if the tokenizer would be read back as another one: AutoTokenizer lets some model types (qwen2,
     phi3, …) overrule the saved class, and such a model would quietly be fed other tokens than it was trained on.
     """
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    model.save_pretrained(directory)
+    if weights is not None:  # gathered one by one, tied ones are no longer the same tensor
+        weights = {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
+    model.save_pretrained(directory, state_dict=weights)
     tokenizer.save_pretrained(directory)
     probe = "2+2 = 4,\n\\boxed{4} {x}"
     loaded = AutoTokenizer.from_pretrained(directory)

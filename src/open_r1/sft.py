@@ -4,6 +4,7 @@ DeepSeek-R1, section 2.3.1: before RL, the base is fine-tuned on a small set of 
 starts from a policy that thinks where people can read it. The loss is on the completion alone.
 """
 
+import functools
 from pathlib import Path
 
 from open_r1 import data, modeling, training
@@ -16,10 +17,10 @@ def sft(recipe: Recipe, run_dir: Path) -> None:
     training.begin(recipe)
     tokenizer = modeling.load_tokenizer(recipe)
     if recipe.step == "pretrain":
-        model = modeling.build_model(recipe.model, tokenizer)
+        load = functools.partial(modeling.build_model, recipe.model, tokenizer)
     else:
-        model = modeling.load_model(recipe)
-    training.fine_tune(recipe, run_dir, model, tokenizer, data.load_data(recipe))
+        load = functools.partial(modeling.load_model, recipe)
+    training.fine_tune(recipe, run_dir, load, tokenizer, data.load_data(recipe))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import trl
-from accelerate.utils import DistributedType, broadcast
+from accelerate.utils import DistributedType
 from trl.data_utils import is_conversational
+from trl.trainer.callbacks import SyncRefModelCallback
 
+from open_r1.grpo_trainer import reference
 from open_r1.grpo_trainer.groups import FreshPrompts, Rollout, dead_groups, leave_out_unjudged, replace_dead
 from open_r1.grpo_trainer.micro_batches import Lengths, MicroBatch, plan
 from open_r1.grpo_trainer.rollout import Sampler, sampling_with
@@ -69,7 +71,11 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         config = kwargs["args"]
         if savings.merge_rollouts:
             merge_rollouts(config)
-        super().__init__(*args, **kwargs)
+        with reference.shared_out_as_the_policy():
+            super().__init__(*args, **kwargs)
+        if config.sync_ref_model:
+            self.remove_callback(SyncRefModelCallback)
+            self.add_callback(reference.ReplacesReference(self.ref_model, self.accelerator))
         self.phases = Phases(self.accelerator)
         self.accelerator.backward = _of_something(self.accelerator.backward)
         if self.use_vllm:
@@ -446,6 +452,12 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
 
     # --- Resuming
 
+    def _prepare_for_training(self, *args, **kwargs):
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.is_fsdp_enabled:  # so marked, transformers keeps the processes in step while they sample
+            self.model._is_fsdp_managed_module = True
+        return prepared
+
     def _init_training_state(self, *args):
         epochs_trained, micro_steps_trained = super()._init_training_state(*args)
         for _ in range(epochs_trained):  # TRL's sampler begins with the first epoch's order again
@@ -466,15 +478,8 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             "fresh_prompts_drawn": self._fresh_prompts.num_drawn,
             "rows_that_fit": self._sampler.rows_that_fit,
             "rollout_table": {name: _as_lists(log) for name, log in self._logs.items()},
-            "reference": self._synced_reference(),
+            "reference": reference.weights_of(self.ref_model, self.accelerator) if self.args.sync_ref_model else None,
         }
-
-    def _synced_reference(self) -> dict[str, torch.Tensor] | None:
-        """The reference model's weights where they are replaced while training; in the main process alone."""
-        if not self.args.sync_ref_model:
-            return None
-        weights = self.accelerator.get_state_dict(self.ref_model)
-        return weights if self.accelerator.is_main_process else None
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
@@ -493,11 +498,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             else:
                 self._logs[name].extend(log)
         if self.args.sync_ref_model:
-            reference = self.accelerator.unwrap_model(self.ref_model)
-            if state["reference"] is not None:
-                reference.load_state_dict(state["reference"])
-            for weight in reference.parameters():
-                weight.data = broadcast(weight.data)
+            reference.put_weights(self.ref_model, state["reference"], self.accelerator)
 
     def _wait_for_others(self) -> None:
         if self.accelerator.num_processes > 1:

@@ -1,6 +1,7 @@
 """What every training run shares: its data, its arguments, how it is resumed and saved.
 
 checkpoints  checkpoints that are whole, and all that a resumed run needs
+sharding     weights that no process has all of
 interruption the end of a run that is asked to stop
 evaluation   which problems several processes evaluate
 metrics      metrics.jsonl and the progress bar
@@ -8,7 +9,7 @@ guards       what stops a run that cannot succeed, or warns of one that may not
 watchdog     what ends a process that waits for another in vain
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TrlSFTTrainer
@@ -37,6 +38,7 @@ from open_r1.training.checkpoints import WholeCheckpoints, remove_unfinished, st
 from open_r1.training.guards import GuardCallback
 from open_r1.training.interruption import StopsWhenAsked
 from open_r1.training.metrics import MetricsWriter, Progress
+from open_r1.training.sharding import gathered_weights, shares_out_weights
 
 MODEL_DIRECTORY = "model"
 # accelerate names the CPU of several processes `cpu:0`, transformers restores the optimizer to the device of that name,
@@ -111,11 +113,14 @@ class SFTTrainer(WholeCheckpoints, TrlSFTTrainer):
     """trl.SFTTrainer with checkpoints that are whole or not there."""
 
 
-def fine_tune(recipe: Recipe, run_dir: Path, model, tokenizer: PreTrainedTokenizerBase, dataset) -> None:
+def fine_tune(
+    recipe: Recipe, run_dir: Path, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, dataset
+) -> None:
     """Supervised training with trl.SFTTrainer: loss on `completion` (or on all of `text`), model saved at the end."""
+    arguments = SFTConfig(**trainer_arguments(recipe, run_dir))  # first: ZeRO-3 then shares weights out as they load
     trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(**trainer_arguments(recipe, run_dir)),
+        model=load(),
+        args=arguments,
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model),
@@ -149,14 +154,20 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
         check_recipe_of(checkpoint, recipe)
     with signals.answered_with(signals.remember):
         _train_from(checkpoint, trainer, recipe)
+        weights = gathered_weights(trainer.accelerator, trainer.model_wrapped)
         if trainer.is_world_process_zero():
-            modeling.save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run_dir / MODEL_DIRECTORY)
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            modeling.save_model(model, tokenizer, run_dir / MODEL_DIRECTORY, weights)
         trainer.accelerator.wait_for_everyone()
 
 
 def _train_from(checkpoint: Path | None, trainer: Trainer, recipe: Recipe) -> None:
-    if checkpoint is not None and is_last_step(trainer, checkpoint):
-        trainer._load_from_checkpoint(str(checkpoint))  # transformers would train on, a step too many
+    if checkpoint is not None and is_last_step(trainer, checkpoint):  # transformers would train on, a step too many
+        if shares_out_weights(trainer.accelerator):
+            num_steps = steps_of(checkpoint).global_step
+            trainer._prepare_for_training(num_steps, trainer.get_train_dataloader(), str(checkpoint))
+        else:
+            trainer._load_from_checkpoint(str(checkpoint))
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.state.global_step == 0:  # transformers says so in a warning and goes on
