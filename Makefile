@@ -11,7 +11,8 @@ TINY := recipes/tiny-r1
 # $(call need_recipe,step) stops with one line if no recipe was named.
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
-.PHONY: help install test slow check check-data why sft grpo distill evaluate r1 base report profile lint clean
+.PHONY: help install test slow slurm-test check check-data rehearse plan slurm pin new-recipe evidence pages why sft grpo \
+	distill evaluate r1 base report profile lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +33,9 @@ test: $(STAMP)  ## the fast tests
 slow: $(STAMP)  ## the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+slurm-test: $(STAMP)  ## the tests on a real Slurm, which they start themselves (Debian: slurmctld slurmd slurm-client munge)
+	$(BIN)/python -m pytest -m slurm $(ARGS)
+
 check-data: $(STAMP)  ## every gold answer of RECIPE's data, passed back through its reward
 	$(call need_recipe,$@)
 	@$(BIN)/python -m open_r1.gold_check $(RECIPE) $(ARGS)
@@ -41,6 +45,30 @@ why: $(STAMP)  ## some completions of RECIPE's latest run: what was extracted, a
 
 check: $(STAMP)  ## every check of RECIPE, or of all recipes, that needs no GPU and no network
 	@$(BIN)/python -m open_r1.check $(RECIPE) $(if $(RECIPE),$(ARGS))
+
+rehearse: $(STAMP)  ## two optimizer steps of RECIPE, or of all recipes, on this CPU, with a tiny model and a few rows
+	@$(BIN)/python -m open_r1.rehearsal $(RECIPE) $(ARGS)
+
+plan: $(STAMP)  ## memory per GPU, tokens, hours, cost and nodes of RECIPE, before anything is spent
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.planning $(RECIPE) $(ARGS)
+
+slurm: $(STAMP)  ## RECIPE as a Slurm job, or a chain of jobs (slurm/site.yaml says where); ARGS=--dry-run only shows it
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.slurm $(RECIPE) $(ARGS)
+
+pin: $(STAMP)  ## ask the Hub for the commits of RECIPE's models and data, and write them down
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.contributing.pin $(RECIPE) $(ARGS)
+
+new-recipe: $(STAMP)  ## a folder to begin with: make new-recipe NAME=my-grpo FROM=recipes/tiny-r1
+	@$(BIN)/python -m open_r1.contributing.new_recipe $(NAME) $(FROM)
+
+evidence: $(STAMP)  ## keep what a finished run gave beside its recipe: make evidence RUN=runs/…
+	@$(BIN)/python -m open_r1.contributing.evidence $(RUN)
+
+pages: $(STAMP)  ## the tables in the recipes' READMEs, and recipes/README.md
+	@$(BIN)/python -m open_r1.contributing.pages $(ARGS)
 
 sft grpo distill evaluate: $(STAMP)
 	$(call need_recipe,$@)

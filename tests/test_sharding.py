@@ -3,7 +3,7 @@
 Two CPU processes over gloo, with the accelerate configs that GPUs have; the trainers are ours and TRL's.
 """
 
-import importlib.util
+import functools
 import os
 import shutil
 import subprocess
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, sums
 from safetensors.torch import load_file
 
@@ -21,7 +22,15 @@ from open_r1.recipe import Model
 
 pytestmark = pytest.mark.slow
 
-CONFIGS = ("zero2", "zero3", "fsdp2")
+# step, accelerate config, and the checkpoints that are lost before the run goes on: after the first step, in the middle of
+# a rollout, or after the last one, when all is trained and nothing saved
+CASES = [
+    ("grpo", "zero2", (2, 3)),
+    ("grpo", "zero3", (2, 3)),
+    ("grpo", "fsdp2", (2, 3)),
+    ("sft", "zero3", ()),
+    ("sft", "fsdp2", ()),
+]
 STEPS = {
     "sft": {"trainer": {"learning_rate": 1e-2}},
     # A rollout for two optimizer steps, completions that end at different tokens in each process, and a reference that
@@ -55,12 +64,20 @@ def model(tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture
-def weights_after(write_recipe, model, tmp_path):
-    """Trains a step in `name/`, or goes on there, under an accelerate config; gives the weights that it saved."""
+@pytest.fixture(scope="module")
+def weights_after(model, tmp_path_factory):
+    """Trains a step in a directory, or goes on there, under an accelerate config; gives the weights that it saved.
 
-    def train(step: str, config: str, name: str) -> dict[str, torch.Tensor]:
-        (tmp_path / name).mkdir(exist_ok=True)
+    What DDP ends with is computed once a step.
+    """
+
+    @functools.cache
+    def with_ddp(step: str) -> dict[str, torch.Tensor]:
+        return train(step, "cpu", tmp_path_factory.mktemp("ddp"))
+
+    def train(step: str, config: str, run_dir: Path | None = None) -> dict[str, torch.Tensor]:
+        if run_dir is None:
+            return with_ddp(step)
         trainer = {
             **CPU_TRAINER,
             **STEPS[step]["trainer"],
@@ -74,38 +91,38 @@ def weights_after(write_recipe, model, tmp_path):
         }
         sections = {"step": step, "model": {"name": str(model)}, "data": [sums(64)], **STEPS[step], "trainer": trainer}
         hardware = {"processes_per_node": 2, "threads_per_process": 1}
-        write_recipe(f"{name}/recipe.yaml", **sections, hardware=hardware)
+        (run_dir / "recipe.yaml").write_text(yaml.safe_dump({**sections, "hardware": hardware}), encoding="utf-8")
         launcher = ["-m", "open_r1.accelerate_launch", "--config_file", str(ACCELERATE_CONFIGS / f"{config}.yaml")]
         launcher += ["--num_processes", "2", "--num_machines", "1", "--num_cpu_threads_per_process", "1"]
         script = ["-m", f"open_r1.{step}"] if config == "cpu" else [str(REPOSITORY / "tests" / "sharded_on_cpu.py")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY / "src", REPOSITORY / "tests", *sys.path)))
         finished = subprocess.run(
-            [sys.executable, *launcher, *script, str(tmp_path / name)],
+            [sys.executable, *launcher, *script, str(run_dir)],
             capture_output=True,
             text=True,
             cwd=REPOSITORY,
             env=environment,
         )
         assert finished.returncode == 0, finished.stdout + finished.stderr
-        return load_file(tmp_path / name / "model" / "model.safetensors")
+        return load_file(run_dir / "model" / "model.safetensors")
 
     return train
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_weights_in_shares_end_as_those_of_ddp_and_go_on_after_a_stop(step, weights_after, model, tmp_path):
-    before, with_ddp = load_file(model / "model.safetensors"), weights_after(step, "cpu", "ddp")
+@pytest.mark.parametrize(("step", "config", "lost"), CASES)
+def test_weights_in_shares_end_as_those_of_ddp_and_go_on_after_a_stop(
+    step, config, lost, weights_after, model, tmp_path
+):
+    if config.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    before, with_ddp = load_file(model / "model.safetensors"), weights_after(step, "cpu")
     assert max((with_ddp[name] - before[name]).abs().max() for name in before) > 1e-3
-    for config in CONFIGS:
-        if config != "fsdp2" and not importlib.util.find_spec("deepspeed"):
-            continue
-        whole = weights_after(step, config, config)
-        assert whole.keys() == with_ddp.keys(), config
-        assert max((with_ddp[name] - whole[name]).abs().max() for name in whole) < 1e-5, config
-        for steps_lost in ((3,), (2, 3)):  # all trained but not saved; stopped in the middle of a rollout
-            for number in steps_lost:
-                shutil.rmtree(tmp_path / config / "checkpoints" / f"checkpoint-{number}", ignore_errors=True)
-            shutil.rmtree(tmp_path / config / "model")
-            again = weights_after(step, config, config)
-            assert all(torch.equal(again[name], whole[name]) for name in whole), (config, steps_lost)
+    whole = weights_after(step, config, tmp_path)
+    assert whole.keys() == with_ddp.keys()
+    assert max((with_ddp[name] - whole[name]).abs().max() for name in whole) < 1e-5
+    for number in lost:
+        shutil.rmtree(tmp_path / "checkpoints" / f"checkpoint-{number}")
+    shutil.rmtree(tmp_path / "model")
+    again = weights_after(step, config, tmp_path)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
