@@ -227,9 +227,31 @@ def test_few_missing_verdicts_are_left_out_and_many_stop_the_run(tiny_model, tmp
     rows = parquet.read_table(run_dir / "completions/model-tiny_sums.parquet").to_pylist()
     assert sorted(str(row["scores"]) for row in rows)[-1] == "[None, 1.0]"
 
+    (run_dir / "completions" / "model-tiny_sums.json").unlink()  # else it is finished
     num_missing = 2
     with pytest.raises(RunStopped, match="2 of 100 completions got no verdict"):
         scores_of(run_dir)
+    assert not (run_dir / "completions" / "model-tiny_sums.json").exists()
+
+
+def test_a_run_that_is_taken_up_scores_what_is_missing(tiny_model, tmp_path, monkeypatch):
+    section = {"benchmarks": ["tiny_sums"], "num_problems": 3}
+    section["models"] = {label: str(tiny_model) for label in "abc"}
+    run_dir = write_recipe(tmp_path / "run", evaluate=section)
+    sampled = []
+
+    def generate(model, tokenizer, conversations, sampling, description):
+        sampled.append(description)
+        if len(sampled) == 2:
+            raise OSError("the machine goes down")
+        return [[Completion("</think>1", num_tokens=2, truncated=False)] for _ in conversations]
+
+    monkeypatch.setattr(transformers_backend, "generate", generate)
+    with pytest.raises(OSError, match="goes down"):
+        scores_of(run_dir)
+    assert not (run_dir / "scores.json").exists()
+    assert list(scores_of(run_dir)) == ["a", "b", "c"]
+    assert sampled == [f"{label} on tiny_sums" for label in "abbc"]
 
 
 @pytest.mark.parametrize(

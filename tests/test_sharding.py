@@ -22,8 +22,8 @@ from open_r1.recipe import Model
 
 pytestmark = pytest.mark.slow
 
-# step, accelerate config, and the checkpoints that are lost before the run goes on: after the first step, in the middle of
-# a rollout, or after the last one, when all is trained and nothing saved
+# step, accelerate config, and the checkpoints that are lost before the run goes on: after the first step, in the middle
+# of a rollout, or after the last one, when all is trained and nothing saved
 CASES = [
     ("grpo", "zero2", (2, 3)),
     ("grpo", "zero3", (2, 3)),

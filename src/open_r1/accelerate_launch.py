@@ -2,6 +2,8 @@
 
 A step has said in one line why it ended; what torch's elastic agent adds is two pages on how it noticed. And a signal
 that asks the run to stop is sent on to the step's processes, which then end by themselves.
+
+With several nodes this is what is started on each of them, with the same arguments; which one it is on, it sees there.
 """
 
 import contextlib
@@ -16,8 +18,9 @@ import psutil
 from accelerate.commands import launch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from open_r1 import signals
+from open_r1 import endings, signals
 
+RANK_VARIABLES = ("OPEN_R1_MACHINE_RANK", "SLURM_PROCID")
 # torchrun's default for --signals-to-handle, without SIGTERM, at which its agent would end all processes.
 os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
 
@@ -28,12 +31,35 @@ def main() -> None:
     os.environ.update(signals.as_launcher())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     signals.answer_with(_send_on)
+    sys.argv[1:] = with_machine_rank(sys.argv[1:])
+    exit_code = _launch()
+    endings.leave_ending(exit_code)
+    sys.exit(exit_code)
+
+
+def _launch() -> int:
     try:
         launch.main()
     except ChildFailedError as error:
-        sys.exit(exit_code_of(error.failures))
+        return exit_code_of(error.failures)
     except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)
+        return error.returncode if error.returncode > 0 else 128 - error.returncode
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except Exception:
+        endings.leave_ending(1)
+        raise
+    return 0
+
+
+def with_machine_rank(argv: list[str]) -> list[str]:
+    """The arguments with that of this node's rank, where there are several nodes."""
+    if "--num_machines" not in argv or argv[argv.index("--num_machines") + 1] == "1":
+        return argv
+    rank = next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), None)
+    if rank is None:
+        sys.exit(f"one of several nodes, but no {' or '.join(RANK_VARIABLES)} says which; start it with open_r1.launch")
+    return ["--machine_rank", rank, *argv]
 
 
 def exit_code_of(failures: Mapping[int, ProcessFailure]) -> int:

@@ -1,12 +1,17 @@
 """The evaluate step: `python -m open_r1.evaluate RUN_DIR` scores the models of RUN_DIR/recipe.yaml.
 
 Writes RUN_DIR/scores.json, and RUN_DIR/completions/<label>-<benchmark>.parquet with every answer and its verdict, so
-that any score can be counted again.
+that any score can be counted again. Each pair of model and benchmark is seeded by itself, and its score is written
+beside its answers as soon as it is known: a run that is taken up again, or joined from shares, is the same.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import shutil
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +20,7 @@ import numpy as np
 from open_r1.benchmarks.statistics import bootstrap_interval, ks, pass_at_1, pass_at_k, problem_means
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
 from open_r1.recipe import Recipe, RecipeError
+from open_r1.shares import share_of, taken_up
 from open_r1.step_process import RunStopped, run_step
 
 if TYPE_CHECKING:
@@ -26,21 +32,29 @@ MAX_UNJUDGED_SHARE = 0.01  # past this the judge is broken, and a score would sa
 def evaluate(recipe: Recipe, run_dir: Path) -> None:
     """Leaves the scores of every model on every benchmark in `run_dir/scores.json`, all answers in `completions/`.
 
-    Raises RecipeError for a mistake in the recipe, RunStopped for a judge that fails.
+    In the directory of a share, those of its pairs of model and benchmark. Raises RecipeError for a mistake in the
+    recipe, RunStopped for a judge that fails.
     """
     benchmarks = resolve_benchmarks(recipe)
-    models = recipe.evaluate.models or {"model": recipe.model.name}
-    scores = {label: evaluate_model(recipe, label, name, benchmarks, run_dir) for label, name in models.items()}
-    (run_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    pairs = [(label, benchmark_name) for label in models_of(recipe) for benchmark_name in benchmarks]
+    if share := share_of(run_dir):
+        pairs = share.of(pairs)
+    for directory in taken_up(run_dir).values():
+        copy_scored_pairs(directory, run_dir)
+    for label, pairs_of_model in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        missing = [name for _, name in pairs_of_model if not score_file(run_dir, label, name).exists()]
+        if missing:
+            evaluate_model(recipe, label, {name: benchmarks[name] for name in missing}, run_dir)
+    _write_json(run_dir / "scores.json", scores_of_pairs(run_dir, pairs))
 
 
-def evaluate_model(recipe: Recipe, label: str, name: str, benchmarks: dict[str, Benchmark], run_dir: Path) -> dict:
-    """One model's entry in scores.json. A function of its own, so that a model is gone before the next is loaded."""
+def evaluate_model(recipe: Recipe, label: str, benchmarks: dict[str, Benchmark], run_dir: Path) -> None:
+    """Scores one model. A function of its own, so that a model is gone before the next is loaded."""
     from open_r1.benchmarks.lighteval_adapter import run_benchmark  # seconds of imports: mistakes are told before
     from open_r1.modeling import num_parameters
 
+    name = models_of(recipe)[label]
     model, tokenizer = _load(recipe, name)
-    entries = {}
     for benchmark_name, benchmark in benchmarks.items():
         started = time.monotonic()
         result = run_benchmark(
@@ -56,11 +70,52 @@ def evaluate_model(recipe: Recipe, label: str, name: str, benchmarks: dict[str, 
             description=f"{label} on {benchmark_name}",
         )
         seconds = time.monotonic() - started
-        completions_file = run_dir / "completions" / f"{label}-{benchmark_name}.parquet"
-        write_completions(result, completions_file)
-        check_judged(result, completions_file)
-        entries[benchmark_name] = summarize(result, benchmark, seconds)
-    return {"model": recipe.model_path(name), "parameters": num_parameters(model), "benchmarks": entries}
+        write_completions(result, completions_file(run_dir, label, benchmark_name))
+        check_judged(result, completions_file(run_dir, label, benchmark_name))
+        score = {
+            "model": recipe.model_path(name),
+            "parameters": num_parameters(model),
+            "benchmarks": {benchmark_name: summarize(result, benchmark, seconds)},
+        }
+        _write_json(score_file(run_dir, label, benchmark_name), score)
+
+
+def models_of(recipe: Recipe) -> dict[str, str]:
+    """Label -> name of every model that the recipe scores."""
+    return recipe.evaluate.models or {"model": recipe.model.name}
+
+
+def completions_file(run_dir: Path, label: str, benchmark_name: str) -> Path:
+    """Where the answers of a model on a benchmark are, one row a problem."""
+    return run_dir / "completions" / f"{label}-{benchmark_name}.parquet"
+
+
+def score_file(run_dir: Path, label: str, benchmark_name: str) -> Path:
+    """Where their score is; it is written after the answers, so where it is the pair is finished."""
+    return completions_file(run_dir, label, benchmark_name).with_suffix(".json")
+
+
+def scores_of_pairs(run_dir: Path, pairs: Sequence[tuple[str, str]]) -> dict:
+    """Label -> entry in scores.json: what the files of its pairs say, in the order of the pairs."""
+    scores: dict[str, dict] = {}
+    for label, benchmark_name in pairs:
+        score = json.loads(score_file(run_dir, label, benchmark_name).read_text(encoding="utf-8"))
+        scores.setdefault(label, score)["benchmarks"] |= score["benchmarks"]
+    return scores
+
+
+def copy_scored_pairs(from_run: Path, run_dir: Path) -> None:
+    """Brings the finished pairs of another run over, but for those that are here.
+
+    Copies, no links: whoever writes to one of the two directories, or deletes it, does no harm to the other.
+    """
+    for score in sorted((from_run / "completions").glob("*.json")):
+        here = run_dir / "completions" / score.name
+        if not here.exists():
+            here.parent.mkdir(exist_ok=True)
+            for suffix in (".parquet", ".json"):
+                with _whole(here.with_suffix(suffix)) as unfinished:
+                    shutil.copyfile(score.with_suffix(suffix), unfinished)
 
 
 def resolve_benchmarks(recipe: Recipe) -> dict[str, Benchmark]:
@@ -122,7 +177,21 @@ def write_completions(result: "BenchmarkResult", file: Path) -> None:
         for problem in result.problems
     ]
     file.parent.mkdir(exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    with _whole(file) as unfinished:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), unfinished)
+
+
+def _write_json(file: Path, value: dict) -> None:
+    with _whole(file) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """The path to write a file under; it gets its own name when it is whole."""
+    unfinished = file.with_name(f"{file.name}.part")
+    yield unfinished
+    unfinished.replace(file)
 
 
 def _load(recipe: Recipe, name: str):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trl import GRPOConfig
 
-from open_r1 import modeling, training
+from open_r1 import modeling, training, vllm_server
 from open_r1.grpo_trainer import GRPOTrainer
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import build_rewards
@@ -36,7 +36,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
     held_out = training.verified_data(recipe, run_dir, processes, "eval_data") if recipe.eval_data else None
     completions_into_run_dir(run_dir)
     arguments = GRPOConfig(
-        **training.trainer_arguments(recipe, run_dir),
+        **{**training.trainer_arguments(recipe, run_dir), **vllm_server.trainer_keys()},
         reward_weights=[reward.weight for reward in recipe.rewards],
     )
     trainer = GRPOTrainer(

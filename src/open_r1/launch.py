@@ -7,23 +7,28 @@ recipe is checked and its resolved form written down before torch is imported by
 import argparse
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_r1 import run_record, signals
+from open_r1 import endings, run_record, shares, signals, vllm_server
 from open_r1.check import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS, check_recipe
+from open_r1.nodes import SINGLE_PROCESS_STEPS, Nodes, nodes_of, num_nodes_of, some_nodes
 from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
 from open_r1.resuming import RECIPE_FILE, check_recipe_of, last_checkpoint
 from open_r1.rewards import sandboxes_of
 from open_r1.sandbox import isolation_of
+from open_r1.slurm.site import site_of_this_process
 from open_r1.stages import freeze_stages, stage_recipe
-from open_r1.step_process import ERROR_FILE, warnings_of
+from open_r1.step_process import ERROR_FILE, EXIT_STOPPED, warnings_of
 from open_r1.wording import closest
 
 MODULES = {
@@ -34,7 +39,8 @@ MODULES = {
     "evaluate": "open_r1.evaluate",
     "pipeline": "open_r1.pipeline",
 }
-SINGLE_PROCESS_STEPS = ("evaluate",)
+ENDINGS_OF_NODES = ".endings"
+RUN_DIRECTORY_FILE = "run_directory"  # in the folder of what was submitted
 ENDINGS = {0: "done", signals.EXIT_INTERRUPTED: "interrupted"}  # exit code -> status; failed for all others
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer that is built
@@ -51,10 +57,15 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
     """Runs a checked recipe in `run_dir`, or takes up the run of it that was stopped there; returns the exit code.
 
     A run of another recipe is moved away first, unless `in_place` says that this recipe is to go on with it.
-    Everything is written to run.json, whatever the end. Raises RecipeError if somebody else is at work there.
+    Everything is written to run.json, whatever the end. Raises RecipeError if somebody else is at work there, or on a
+    share of the run.
     """
-    with alone_at_work(run_dir):
-        return _launch(recipe, run_dir, parents, in_place)
+    vllm_server.check_server(recipe)
+    nodes = nodes_of(recipe)
+    with contextlib.ExitStack() as alone:
+        for directory in (run_dir, *shares.directories_of_shares(run_dir).values()):
+            alone.enter_context(alone_at_work(directory))
+        return _launch(recipe, run_dir, parents, in_place, nodes)
 
 
 @contextlib.contextmanager
@@ -71,7 +82,7 @@ def alone_at_work(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in_place: bool) -> int:
+def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in_place: bool, nodes: Nodes) -> int:
     if not in_place:
         _move_stale_run_away(run_dir, recipe, parents)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -80,10 +91,12 @@ def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in
     resolved = freeze_stages(recipe, run_dir) if recipe.step == "pipeline" else recipe
     (run_dir / RECIPE_FILE).write_text(dump_recipe(resolved), encoding="utf-8")
     with signals.answered_with(signals.remember):  # the process is asked to stop, and the record finished in any case
+        earlier_shares = shares.shares_in_record(run_dir)
         run_record.start_record(run_dir, recipe, str(recipe.source), list(parents))
+        shares.take_up(run_dir, earlier_shares)
         if sandboxes := sandboxes_of(recipe.rewards):
             run_record.update_record(run_dir, sandboxes={name: isolation_of(name) for name in sandboxes})
-        exit_code = _run(command(recipe, run_dir))
+        exit_code = _run_processes(recipe, run_dir, nodes)
         if exit_code in (128 + signum for signum in signals.SIGNALS):  # before it could say so itself
             signals.leave_marker(run_dir, signals.Interrupted(exit_code - 128))
             exit_code = signals.EXIT_INTERRUPTED
@@ -120,34 +133,70 @@ def _same_weights(record: dict[str, Any], parents: Sequence[dict[str, Any]]) -> 
 
 
 def _move_stale_run_away(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]]) -> None:
-    """Renames a run directory that began from another recipe or other weights; its checkpoints must not be taken up."""
+    """Moves away what began from another recipe or other weights: its checkpoints must not be taken up.
+
+    The shares stay: each is looked at by itself, and may be newer, or at work.
+    """
     record = run_record.read_record(run_dir)
     if record is None or _began_from(record, recipe, parents):
         return
     number = 1
     while (stale := run_dir.with_name(f"{run_dir.name}.stale{number}")).exists():
         number += 1
-    run_dir.rename(stale)
+    stale.mkdir()
+    for entry in sorted(run_dir.iterdir(), key=lambda entry: entry.name == run_record.FILE_NAME):  # the record last
+        if entry.name != shares.DIRECTORY:
+            entry.rename(stale / entry.name)
     print(f"what was in {run_dir} began from something else; it is now {stale.name}", file=sys.stderr)
 
 
-def command(recipe: Recipe, run_dir: Path) -> list[str]:
+def _run_processes(recipe: Recipe, run_dir: Path, nodes: Nodes) -> int:
+    """The exit code of the step's processes, on as many nodes as it has, and beside a server if it has one."""
+    if nodes.starts_itself(nodes.hosts) and recipe.hardware.vllm is None:
+        return _run(command(recipe, run_dir))
+    folder = run_dir / ENDINGS_OF_NODES
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    environment = {endings.VARIABLE: str(folder)} if nodes.hosts else {}
+    try:
+        if recipe.hardware.vllm is None:
+            exit_code = _run(command(recipe, run_dir, nodes), environment, nodes=nodes)
+        else:
+            with vllm_server.serving(recipe, run_dir, nodes) as server:
+                exit_code = _run(command(recipe, run_dir, nodes), environment | server.environment, server, nodes)
+    except signals.Interrupted as interrupted:
+        signals.leave_marker(run_dir, interrupted)
+        return signals.EXIT_INTERRUPTED
+    except vllm_server.ServerFailed as error:
+        (run_dir / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")  # the trainer only lost its connection
+        print(error, file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+    exit_code = endings.exit_code_of_nodes(exit_code, folder, asked_to_stop=signals.received() is not None)
+    shutil.rmtree(folder, ignore_errors=True)
+    return exit_code
+
+
+def command(recipe: Recipe, run_dir: Path, nodes: Nodes | None = None) -> list[str]:
     """The argv of the step's process: through `accelerate launch`, but for a pipeline, which only launches others."""
     module = MODULES[recipe.step]
     if recipe.step == "pipeline":
         return [sys.executable, "-m", module, str(run_dir)]
+    nodes = nodes or nodes_of(recipe)
     hardware = recipe.hardware
     num_processes = 1 if recipe.step in SINGLE_PROCESS_STEPS else hardware.num_processes
     processes_here = max(1, num_processes // hardware.nodes)
     threads = hardware.threads_per_process or max(1, len(os.sched_getaffinity(0)) // processes_here)
-    return [
-        *(sys.executable, "-m", "open_r1.accelerate_launch"),
+    argv = [
+        *(nodes.python, "-m", "open_r1.accelerate_launch"),
         *("--config_file", str(ACCELERATE_CONFIGS / f"{hardware.accelerate}.yaml")),
         *("--num_processes", str(num_processes)),
-        *("--num_machines", str(hardware.nodes)),
+        *("--num_machines", str(num_nodes_of(recipe))),
         *("--num_cpu_threads_per_process", str(threads)),
+        *(("--main_process_port", str(nodes.first_port)) if nodes.first_port else ()),
+        *(("--main_process_ip", nodes.hosts[0]) if len(nodes.hosts) > 1 else ()),
         *("-m", module, str(run_dir)),
     ]
+    return nodes.on(nodes.hosts, argv)
 
 
 def run_directory(recipe: Recipe, runs: Path = RUNS) -> Path:
@@ -177,24 +226,57 @@ def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _run(argv: list[str]) -> int:
-    """The exit code of a process that gets our signals, as a shell tells it: 128 + n if signal n ended it."""
+def _run(
+    argv: list[str],
+    environment: Mapping[str, str] | None = None,
+    server: vllm_server.Server | None = None,
+    nodes: Nodes | None = None,
+) -> int:
+    """The exit code of a process that gets our signals, as a shell tells it: 128 + n if signal n ended it.
+
+    Raises ServerFailed, and ends the process, if the server that it needs ends before it.
+    """
     process = None
+    nodes = nodes or Nodes()
+    whole_environment = {**ENVIRONMENT, **os.environ, **signals.as_launcher(), **(environment or {})}
+    goes_with_us = None
+    if not nodes.starts_itself(nodes.hosts):  # the step's process, on whatever node, dies with who starts it there
+        del whole_environment[signals.PARENT_VARIABLE]
+        goes_with_us = functools.partial(signals.die_with, os.getpid(), signal.SIGTERM)
 
     def send_on(signum: int) -> None:
-        if process is not None:
-            process.send_signal(signum)
+        if process is not None:  # srun would send SIGTERM on as SIGKILL
+            process.send_signal(signal.SIGUSR1 if argv[0] == "srun" else signum)
 
     with signals.answered_with(send_on):
-        process = subprocess.Popen(argv, env={**ENVIRONMENT, **os.environ, **signals.as_launcher()}, cwd=REPOSITORY)
+        process = subprocess.Popen(argv, env=whole_environment, cwd=REPOSITORY, preexec_fn=goes_with_us)
         if earlier := signals.received():
-            process.send_signal(earlier)
+            send_on(earlier)
         try:
-            exit_code = process.wait()
+            exit_code = process.wait() if server is None else _wait_beside(server, process)
         except KeyboardInterrupt:
             process.wait()
             return 130
     return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def _wait_beside(server: vllm_server.Server, process: subprocess.Popen) -> int:
+    """The exit code of a process that needs a server. Raises ServerFailed, and ends it, if that is gone before."""
+    try:
+        while process.poll() is None:
+            server.check()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(vllm_server.SECONDS_BETWEEN_LOOKS)
+        if process.returncode not in (0, signals.EXIT_INTERRUPTED):
+            server.check()  # why it failed, if that is so
+    except vllm_server.ServerFailed:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(vllm_server.SECONDS_TO_END)
+        process.kill()  # it waits for a server that is gone
+        process.wait()
+        raise
+    return process.returncode
 
 
 def _point_latest_at(run_dir: Path) -> None:
@@ -215,6 +297,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="RUN_DIR",
         help="take up this run with the recipe as it is now, e.g. with a larger trainer.max_steps",
     )
+    parser.add_argument(
+        "--share",
+        metavar="INDEX/COUNT",
+        help=f"only this share of {' or '.join(shares.RESULTS)}, e.g. 0/5, 1/5, …; then run it without, to join them",
+    )
+    parser.add_argument("--stage", metavar="NAME", help="of a pipeline: only this stage, if its parents are done")
+    parser.add_argument(
+        "--submitted",
+        type=Path,
+        metavar="FOLDER",
+        help="the recipe as open_r1.slurm copied it there: what is changed after that does not concern the job",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check, print the resolved recipe and the command")
     return parser.parse_intermixed_args(argv)
 
@@ -230,28 +324,38 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    pipeline_dir = None
     try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
-        if arguments.step != "run" and arguments.step not in MODULES:
-            raise RecipeError(f"{arguments.step}: unknown step{closest(arguments.step, MODULES)}")
-        if arguments.step not in ("run", recipe.step):
-            raise RecipeError(
-                f"{recipe.source}: step: it is {recipe.step}, not {arguments.step}; run `make {recipe.step}`"
-            )
-        check_recipe(recipe, before_run=True)
-        run_dir = arguments.resume.resolve() if arguments.resume else run_directory(recipe, arguments.runs.resolve())
-        parents = model_parents(recipe)
-        _check_taken_up(run_dir, recipe, parents, by_name=arguments.resume is not None)
+        recipe = _recipe_of(arguments)
+        run_dir = _run_directory_of(arguments, recipe)
+        if arguments.stage is None:
+            check_recipe(recipe, before_run=site_of_this_process().container is None)  # whose packages are not ours
+            parents = model_parents(recipe)
+        else:
+            from open_r1 import pipeline  # which imports this module
+
+            whole, pipeline_dir = recipe, run_dir
+            recipe, run_dir, parents = pipeline.stage_of_run(whole, pipeline_dir, arguments.stage)
+        share = None
+        if arguments.share is not None:
+            share = shares.parse_share(arguments.share, recipe)
+            if is_done(run_dir, recipe, parents):
+                print(f"{run_dir} is done already; it needs no share {share}")
+                return 0
+            run_dir = share.directory(run_dir)
+        if arguments.stage is None:
+            _check_taken_up(run_dir, recipe, parents, by_name=arguments.resume is not None)
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.dry_run:
-        print(dump_recipe(recipe), " ".join(command(recipe, run_dir)), sep="\n")
+        print(dump_recipe(recipe))
+        _print_commands(recipe, run_dir)
         return 0
     if is_done(run_dir, recipe, parents):
         print(f"{run_dir} is done already; change the recipe or the seed, or move it away, to run it anew")
     else:
-        print(f"{recipe.step} -> {run_dir}")
+        print(f"{recipe.step} -> {run_dir}", flush=True)
         try:
             exit_code = launch(recipe, run_dir, parents, in_place=arguments.resume is not None)
         except RecipeError as error:
@@ -265,11 +369,61 @@ def _main(arguments: argparse.Namespace) -> int:
             print(
                 f"{recipe.step} failed (exit code {exit_code}); the same command takes it up again. {run_dir}/run.json"
             )
-            _report(run_dir)
+            if share is None:
+                _report(run_dir)
             return exit_code
+    if share is not None:
+        print(f"share {share} of {recipe.step} is done; when all are, the command without --share joins them")
+        return 0
+    if pipeline_dir is not None:
+        with alone_at_work(pipeline_dir):
+            if missing := pipeline.finish(whole, pipeline_dir):
+                print(f"stage {arguments.stage} is done; not yet: {', '.join(missing)}")
+                return 0
+        run_dir = pipeline_dir
     _point_latest_at(run_dir)
     _report(run_dir)
     return 0
+
+
+def _recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that the command line means, as it was when it was submitted. Raises RecipeError."""
+    if arguments.submitted is None:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+    else:
+        recipe = load_recipe(arguments.submitted / RECIPE_FILE, arguments.overrides)
+        recipe._source = arguments.recipe  # its name, and the folder of its paths
+    if arguments.step != "run" and arguments.step not in MODULES:
+        raise RecipeError(f"{arguments.step}: unknown step{closest(arguments.step, MODULES)}")
+    if arguments.step not in ("run", recipe.step):
+        raise RecipeError(f"{recipe.source}: step: it is {recipe.step}, not {arguments.step}; run `make {recipe.step}`")
+    if arguments.stage is not None and recipe.step != "pipeline":
+        raise RecipeError(f"{recipe.source}: step: {recipe.step} has no stages (a pipeline has); leave --stage out")
+    if arguments.stage is not None and arguments.resume is not None:
+        raise RecipeError(f"{recipe.source}: --resume: a stage is taken up by itself; leave it out, or --stage")
+    return recipe
+
+
+def _run_directory_of(arguments: argparse.Namespace, recipe: Recipe) -> Path:
+    if arguments.resume is not None:
+        return arguments.resume.resolve()
+    if arguments.submitted is not None:  # a stage's recipe may have been changed since, and would lead elsewhere
+        return Path((arguments.submitted / RUN_DIRECTORY_FILE).read_text(encoding="utf-8"))
+    return run_directory(recipe, arguments.runs.resolve())
+
+
+def _print_commands(recipe: Recipe, run_dir: Path) -> None:
+    """Prints what would be started, as one would type it."""
+    try:
+        nodes = nodes_of(recipe)
+    except RecipeError:
+        nodes = some_nodes(recipe)
+        print("# in a Slurm job, where the nodes have other names and the port is the job's own:")
+    if recipe.hardware.vllm is not None:
+        for number in range(max(1, recipe.hardware.vllm.nodes)):
+            server = vllm_server.server_command(recipe, nodes, number)
+            print(shlex.join(nodes.on(nodes.serving[number : number + 1], server)))
+    print(shlex.join(command(recipe, run_dir, nodes)))
 
 
 def _check_taken_up(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]], by_name: bool) -> None:

@@ -5,15 +5,19 @@ skipped, one that failed or was interrupted is taken up again, and one whose par
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from open_r1 import run_record, signals
 from open_r1.check import check_recipe
 from open_r1.launch import is_done, launch, model_parents
-from open_r1.recipe import Recipe, Stage
-from open_r1.stages import references_of, stage_recipe
+from open_r1.recipe import Recipe, RecipeError, Stage, dump_recipe, load_recipe
+from open_r1.resuming import RECIPE_FILE
+from open_r1.slurm.site import site_of_this_process
+from open_r1.stages import freeze_stages, references_of, stage_recipe
 from open_r1.step_process import RunStopped, run_step
+from open_r1.wording import closest
 
 
 def pipeline(recipe: Recipe, run_dir: Path) -> None:
@@ -24,10 +28,7 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         stage_dir = run_dir / stage.name
-        models = {name: str(run_dir / name / "model") for name in references_of(stage.set)}
-        resolved = stage_recipe(recipe, stage, models)
-        check_recipe(resolved, before_run=True)
-        parents = stage_parents(recipe, stage, resolved, run_dir)
+        resolved, parents = resolve(recipe, stage, run_dir)
         if is_done(stage_dir, resolved, parents):
             print(f"{title}: done already", flush=True)
             continue
@@ -42,6 +43,70 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
         if signals.received():  # when that stage had as good as ended
             raise signals.Interrupted(signals.received())
     gather_scores(recipe, run_dir)
+
+
+def resolve(recipe: Recipe, stage: Stage, run_dir: Path) -> tuple[Recipe, list[dict[str, Any]]]:
+    """The recipe of a stage, checked, with the models of earlier stages in it, and its parents. Raises RecipeError."""
+    models = {name: str(run_dir / name / "model") for name in references_of(stage.set)}
+    resolved = stage_recipe(recipe, stage, models)
+    check_recipe(resolved, before_run=site_of_this_process().container is None)
+    return resolved, stage_parents(recipe, stage, resolved, run_dir)
+
+
+def prepare(recipe: Recipe, run_dir: Path) -> Recipe:
+    """The pipeline with its stages as they were when its run was first begun, or submitted."""
+    if not (run_dir / RECIPE_FILE).exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        unfinished = run_dir / f".{RECIPE_FILE}.{os.getpid()}"  # jobs may begin at the same moment
+        unfinished.write_text(dump_recipe(freeze_stages(recipe, run_dir)), encoding="utf-8")
+        os.replace(unfinished, run_dir / RECIPE_FILE)
+    return load_recipe(run_dir / RECIPE_FILE)
+
+
+def stage_of_run(recipe: Recipe, run_dir: Path, name: str) -> tuple[Recipe, Path, list[dict[str, Any]]]:
+    """What is needed to run one stage by itself: its recipe, its directory, its parents.
+
+    Raises RecipeError if there is no such stage, or if a stage whose model it needs is not done.
+    """
+    frozen = prepare(recipe, run_dir)
+    stages = {stage.name: stage for stage in frozen.stages}
+    if name not in stages:
+        raise RecipeError(
+            f"{recipe.source}: --stage {name}: no such stage (known: {', '.join(stages)}){closest(name, stages)}"
+        )
+    for parent in references_of(stages[name].set):
+        if (status := status_of(run_dir / parent)) != "done":
+            raise RecipeError(
+                f"{recipe.source}: --stage {name}: it needs the model of {parent}, which is {status}; run that first"
+            )
+    resolved, parents = resolve(frozen, stages[name], run_dir)
+    return resolved, run_dir / name, parents
+
+
+def status_of(run_dir: Path) -> str:
+    """As in its record: running, done, interrupted, failed; or `not begun`."""
+    record = run_record.read_record(run_dir)
+    return record["status"] if record else "not begun"
+
+
+def finish(recipe: Recipe, run_dir: Path) -> list[str]:
+    """Writes the pipeline's own record and scores if all of its stages are done; else gives those that are not."""
+    frozen = prepare(recipe, run_dir)
+    missing = [stage.name for stage in frozen.stages if status_of(run_dir / stage.name) != "done"]
+    if missing:
+        return missing
+    records = [run_record.read_record(run_dir / stage.name) for stage in frozen.stages]
+    costs = [record["cost_usd"] for record in records]
+    run_record.start_record(run_dir, recipe, str(recipe.source), [])
+    gather_scores(frozen, run_dir)
+    run_record.finish_record(run_dir, "done")
+    run_record.update_record(
+        run_dir,
+        started_at=min(record["started_at"] for record in records),
+        seconds=sum(record["seconds"] for record in records),
+        cost_usd=None if None in costs else sum(costs),
+    )
+    return []
 
 
 def gather_scores(recipe: Recipe, run_dir: Path) -> None:

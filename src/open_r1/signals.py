@@ -102,10 +102,13 @@ def interruption_of(run_dir: Path) -> Interrupted | None:
     return Interrupted(signal.Signals[marker["signal"]], marker["step"])
 
 
-def die_with(parent: int) -> None:
-    """The kernel kills this process when `parent`, which started it, dies. (Linux only; elsewhere nothing is done.)"""
+def die_with(parent: int, signum: int = signal.SIGKILL) -> None:
+    """The kernel kills this process when `parent`, which started it, dies. (Linux only; elsewhere nothing is done.)
+
+    What does more than to die of it, srun or ssh with processes on another machine, is given SIGTERM.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)
         if os.getppid() != parent:  # it was dead before we asked
             os._exit(1)
 

@@ -26,10 +26,7 @@ What this reproduces, and where that is published. Begun from [{source}](../{sou
 
 {commands}
 
-## Hardware and plan
-
-<!-- plan -->
-<!-- end of plan -->
+## Hardware
 
 ## Published
 
@@ -47,12 +44,12 @@ What to compare with, each score with its source; the same in `evidence/publishe
 
 
 def new_recipe(name: str, source: Path, recipes: Path) -> Path:
-    """The new folder, below `recipes`. Raises RecipeError for a name that is taken or none, and for a source without recipes."""
+    """The new folder, below `recipes`. Raises RecipeError for a name that is taken or none, and for an empty source."""
     if not NAME.fullmatch(name):
         raise RecipeError(f"NAME={name}: a folder's name has small letters, digits, dots and hyphens, e.g. my-grpo")
     source = (source.parent if source.suffix == ".yaml" else source).resolve()
     files = [file for file in sorted(source.glob("*.yaml")) if file.is_file()]
-    if not files or source.parent != recipes.resolve():
+    if not files or not (source / "README.md").is_file() or source.parent != recipes.resolve():
         known = ", ".join(sorted(file.parent.name for file in recipes.glob("*/README.md")))
         raise RecipeError(f"FROM={source}: no folder of recipes (known: {known})")
     folder = recipes / name
@@ -69,7 +66,6 @@ def new_recipe(name: str, source: Path, recipes: Path) -> Path:
     (folder / "evidence" / "published.json").write_text("[]\n", encoding="utf-8")
     steps = {file.name: load_recipe(folder / file.name).step for file in files}
     commands = [f"    make check RECIPE=recipes/{name}/{file.name}" for file in files]
-    commands += [f"    make rehearse RECIPE=recipes/{name}/{file.name}" for file in files]
     commands += [
         f"    make {'r1' if step == 'pipeline' else step} RECIPE=recipes/{name}/{file}"
         for file, step in steps.items()
@@ -121,7 +117,7 @@ def main(arguments: list[str]) -> int:
         return 2
     shown = folder.relative_to(RECIPES.parent)
     print(f"{shown}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
-    print(f"next: change {shown}/*.yaml, then `make check RECIPE=…`, `make rehearse RECIPE=…`, `make pages`")
+    print(f"next: change {shown}/*.yaml, then `make check RECIPE=…`, `make pages`")
     return 0
 
 

@@ -1,0 +1,252 @@
+"""The server beside a run that trains: what it is told, when it counts as there, what becomes of the run without it.
+
+No vLLM: something that answers /health stands in its place.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import yaml
+from conftest import sums
+
+from open_r1 import launch, signals, vllm_server
+from open_r1.nodes import Nodes
+from open_r1.recipe import RecipeError, load_recipe
+from open_r1.run_record import read_record
+
+SERVES = """
+    import http.server, sys
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/die":
+                sys.stderr.write("out of memory\\n")
+                sys.stderr.flush()
+                os._exit(17)
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+    import os
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+DIES = "import sys; print('no such model'); sys.exit(1)"
+SILENT = "import threading; print('loading', flush=True); threading.Event().wait()"
+HARDWARE = {"gpus_per_node": 2, "accelerate": "ddp", "vllm": {"data_parallel_size": 2, "start_timeout_seconds": 60.0}}
+
+
+@pytest.fixture
+def served_recipe(write_recipe, tmp_path):
+    """A GRPO recipe with a server; sections and hardware.vllm's keys go over it."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+
+    def load(*overrides: str, **sections):
+        trainer = {"use_vllm": True, "vllm_mode": "server", "num_generations": 4, "max_completion_length": 8}
+        values = {
+            "step": "grpo",
+            "model": {"name": "./model"},
+            "data": [sums(8)],
+            "rewards": ["format"],
+            "trainer": trainer,
+            "hardware": HARDWARE,
+            **sections,
+        }
+        return load_recipe(write_recipe(**values), list(overrides))
+
+    return load
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Lets a Python program be the server, with this Python in no container, and a free port the first of the job's."""
+
+    def use(program: str = SERVES, command: tuple[str, ...] = ()) -> None:
+        file = tmp_path / "server.py"
+        file.write_text(textwrap.dedent(program))
+        (tmp_path / "site.yaml").write_text(yaml.safe_dump({"vllm": list(command) or [sys.executable, str(file)]}))
+        monkeypatch.setenv("OPEN_R1_SITE", str(tmp_path / "site.yaml"))
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(signals, "_received", [])
+
+    return use
+
+
+@pytest.fixture
+def trainer_of(monkeypatch):
+    """Lets a Python program be what trains."""
+
+    def be(program: str) -> None:
+        argv = [sys.executable, "-c", textwrap.dedent(program)]
+        monkeypatch.setattr(launch, "command", lambda recipe, run_dir, nodes: [*argv, str(run_dir)])
+
+    return be
+
+
+def words_after(argv: list[str], *flags: str) -> list[str]:
+    return [argv[argv.index(flag) + 1] for flag in flags]
+
+
+def test_server_is_told_what_the_recipe_says_and_what_trl_needs(served_recipe, site, tmp_path):
+    site(command=("/envs/vllm/bin/vllm", "serve"))
+    recipe = served_recipe("hardware.vllm.max_model_length=17408", "model.revision=abc", "seed=3")
+    argv = vllm_server.server_command(recipe, Nodes(first_port=12_340))
+    assert argv[:3] == ["/envs/vllm/bin/vllm", "serve", str(tmp_path / "model")]
+    assert words_after(argv, "--host", "--port", "--seed") == ["127.0.0.1", "12341", "3"]
+    assert words_after(argv, "--tensor-parallel-size", "--data-parallel-size") == ["1", "2"]
+    assert words_after(argv, "--max-model-len", "--revision") == ["17408", "abc"]
+    assert json.loads(*words_after(argv, "--weight-transfer-config")) == {"backend": "nccl"}
+    assert words_after(argv, "--logprobs-mode", "--max-logprobs") == ["processed_logprobs", "-1"]
+    assert "--headless" not in argv
+
+
+def test_copies_on_several_nodes_are_behind_the_first_ones_address(served_recipe, site):
+    site()
+    recipe = served_recipe("hardware.vllm.nodes=2", "hardware.vllm.data_parallel_size=8")
+    nodes = Nodes(("t",), ("s1", "s2"), "srun", first_port=12_340)
+    first, second = (vllm_server.server_command(recipe, nodes, number) for number in range(2))
+    flags = ("--host", "--data-parallel-size-local", "--data-parallel-address", "--data-parallel-rpc-port")
+    assert words_after(first, *flags) == words_after(second, *flags) == ["0.0.0.0", "4", "s1", "12343"]
+    assert "--headless" not in first
+    assert words_after(second, "--data-parallel-start-rank") == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("trainer.use_vllm=false", "hardware.vllm: nothing asks the server; set trainer.use_vllm: true and"),
+        ("trainer.vllm_mode=colocate", "hardware.vllm: nothing asks the server; set trainer.use_vllm: true and"),
+        (
+            "trainer.vllm_server_port=1",
+            "trainer.vllm_server_port: hardware.vllm starts a server of its own; remove",
+        ),
+        ("hardware.nodes=2", "hardware.vllm.nodes: beside several nodes that train the server needs its own; write"),
+        (
+            "hardware.vllm={nodes: 2, data_parallel_size: 3}",
+            "hardware.vllm.data_parallel_size: 3 copies cannot be",
+        ),
+    ],
+)
+def test_server_that_cannot_be_had_is_refused(override, line, served_recipe):
+    recipe = served_recipe(override)
+    with pytest.raises(RecipeError) as error:
+        vllm_server.check_server(recipe)
+    assert str(error.value).startswith(f"{recipe.source}: {line}")
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ("0,1", "2,3")), ("4,5,6,7", ("4,5", "6,7")), ("0,1,2,3,4", ("0,1", "2,3"))],
+)
+def test_gpus_of_a_node_are_split_between_trainer_and_server(visible, expected, served_recipe, site, monkeypatch):
+    site()
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert vllm_server.split_gpus(served_recipe()) == expected
+
+
+def test_fewer_gpus_than_both_need_are_refused(served_recipe, site, monkeypatch):
+    site()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    with pytest.raises(RecipeError, match="2 GPUs to train and 2 to serve are asked for, but CUDA_VISIBLE_DEVICES is"):
+        vllm_server.split_gpus(served_recipe())
+
+
+def test_trainer_is_started_when_the_server_answers_and_knows_its_address(served_recipe, site, trainer_of, tmp_path):
+    site()
+    trainer_of("""
+        import os, sys, urllib.request
+        from open_r1.vllm_server import trainer_keys
+        keys = trainer_keys()
+        assert urllib.request.urlopen(keys["vllm_server_base_url"] + "/health").status == 200
+        assert keys["vllm_group_port"] == int(keys["vllm_server_base_url"].rpartition(":")[2]) + 1
+        sys.exit(os.environ["CUDA_VISIBLE_DEVICES"] != "0,1")
+    """)
+    assert launch.launch(served_recipe(), tmp_path / "run") == 0
+    assert read_record(tmp_path / "run")["status"] == "done"
+
+
+def test_without_a_server_the_trainer_is_told_nothing(monkeypatch):
+    monkeypatch.delenv(vllm_server.URL, raising=False)
+    assert vllm_server.trainer_keys() == {}
+
+
+@pytest.mark.parametrize(
+    ("program", "start_timeout", "reason", "last_line"),
+    [
+        (DIES, 60.0, "stopped: the vLLM server ended by itself (exit code 1); ", "    no such model"),
+        (SILENT, 1.0, "within 1 seconds (hardware.vllm.start_timeout_seconds); ", "    loading"),
+    ],
+)
+def test_run_whose_server_does_not_come_up_ends_with_its_last_words(
+    program, start_timeout, reason, last_line, served_recipe, site, trainer_of, tmp_path, capsys
+):
+    site(program)
+    trainer_of("raise SystemExit(0)")
+    recipe = served_recipe(f"hardware.vllm.start_timeout_seconds={start_timeout}")
+    assert launch.launch(recipe, tmp_path / "run") == 3
+    error = read_record(tmp_path / "run")["error"]
+    assert reason in error
+    assert last_line in error.splitlines()
+    assert error.strip() in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trainer_notices", [True, False])
+def test_server_that_dies_ends_the_run_whatever_the_trainer_does(
+    trainer_notices, served_recipe, site, trainer_of, tmp_path
+):
+    site()
+    trainer_of(f"""
+        import contextlib, os, threading, urllib.request
+        with contextlib.suppress(Exception):
+            urllib.request.urlopen(os.environ["OPEN_R1_VLLM_URL"] + "/die")
+        if {trainer_notices}:
+            raise SystemExit(1)
+        threading.Event().wait()
+    """)
+    assert launch.launch(served_recipe(), tmp_path / "run") == 3
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "failed"
+    assert record["error"].startswith("stopped: the vLLM server ended by itself (exit code 17); ")
+    assert record["error"].strip().splitlines()[-1] == "    out of memory"
+
+
+def test_trainer_that_fails_beside_a_server_that_lives_keeps_its_own_code(served_recipe, site, trainer_of, tmp_path):
+    site()
+    trainer_of("raise SystemExit(2)")
+    assert launch.launch(served_recipe(), tmp_path / "run") == 2
+
+
+def test_signal_while_the_server_starts_interrupts_the_run(served_recipe, site, trainer_of, tmp_path):
+    site("import os, signal, threading; os.kill(os.getppid(), signal.SIGUSR1); threading.Event().wait()")
+    trainer_of("raise SystemExit(0)")
+    assert launch.launch(served_recipe(), tmp_path / "run") == signals.EXIT_INTERRUPTED
+    assert read_record(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_server_is_gone_when_the_run_has_ended(served_recipe, site, trainer_of, tmp_path):
+    site(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid()))\n" + textwrap.dedent(SERVES))
+    trainer_of("raise SystemExit(0)")
+    assert launch.launch(served_recipe(), tmp_path / "run") == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_server_dies_with_a_launcher_that_is_killed(served_recipe, site, tmp_path):
+    os.mkfifo(tmp_path / "alive")
+    site(f"import threading\nalive = open({str(tmp_path / 'alive')!r}, 'w')\nthreading.Event().wait()")
+    recipe = served_recipe()
+    program = f"""
+        from pathlib import Path
+        from open_r1 import launch
+        from open_r1.recipe import load_recipe
+        launch.launch(load_recipe(Path({str(recipe.source)!r})), Path({str(tmp_path / "run")!r}))
+    """
+    launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    with (tmp_path / "alive").open() as alive:  # returns when the server has opened its end
+        launcher.kill()
+        launcher.wait()
+        assert alive.read() == ""  # returns when that is closed
