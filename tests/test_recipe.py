@@ -237,8 +237,8 @@ WRONG = {
     ),
     "unknown accelerate config": (
         grpo(hardware={"accelerate": "cup"}),
-        "hardware.accelerate: no recipes/accelerate_configs/cup.yaml (known: cpu, ddp, one_gpu, zero2); "
-        "did you mean cpu?",
+        "hardware.accelerate: no recipes/accelerate_configs/cup.yaml (known: cpu, ddp, fsdp2, one_gpu, zero2, "
+        "zero3); did you mean cpu?",
     ),
 }
 

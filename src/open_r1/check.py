@@ -59,7 +59,7 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
         *incompatible_settings(recipe, accelerate_config),
         *(missing_packages(recipe, accelerate_config) if before_run else ()),
     ]
-    lines = [f"{recipe.source}: {problem}" for problem in problems]
+    lines = [f"{recipe.source}: {problem}" for problem in problems] + _server_problems(recipe)
     if recipe.step == "pipeline":
         lines += _stage_problems(recipe)
     if lines:
@@ -320,6 +320,17 @@ def _hardware_problems(recipe: Recipe) -> Iterator[str]:
             f"hardware.accelerate: {config} {uses}, but gpus_per_node is {recipe.hardware.gpus_per_node}; "
             f"for GPUs give both, e.g. {{gpus_per_node: 1, accelerate: ddp}}"
         )
+
+
+def _server_problems(recipe: Recipe) -> list[str]:
+    """Whole lines."""
+    from open_r1.vllm_server import check_server  # which knows of nodes, and they of the repository's paths here
+
+    try:
+        check_server(recipe)
+    except RecipeError as error:
+        return error.lines
+    return []
 
 
 def _accelerate_config(recipe: Recipe) -> dict:
