@@ -11,7 +11,7 @@ TINY := recipes/tiny-r1
 # $(call need_recipe,step) stops with one line if no recipe was named.
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
-.PHONY: help install test slow slurm-test check check-data slurm new-recipe evidence pages why sft grpo \
+.PHONY: help install test slow slurm-test check check-data rehearse plan slurm new-recipe evidence pages why sft grpo \
 	distill evaluate r1 base report profile lint clean
 
 help:  ## this list
@@ -45,6 +45,13 @@ why: $(STAMP)  ## some completions of RECIPE's latest run: what was extracted, a
 
 check: $(STAMP)  ## every check of RECIPE, or of all recipes, that needs no GPU and no network
 	@$(BIN)/python -m open_r1.check $(RECIPE) $(if $(RECIPE),$(ARGS))
+
+rehearse: $(STAMP)  ## two optimizer steps of RECIPE, or of all recipes, on this CPU, with a tiny model and a few rows
+	@$(BIN)/python -m open_r1.rehearsal $(RECIPE) $(ARGS)
+
+plan: $(STAMP)  ## memory per GPU, tokens, hours, cost and nodes of RECIPE, before anything is spent
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.planning $(RECIPE) $(ARGS)
 
 slurm: $(STAMP)  ## RECIPE as a Slurm job, or a chain of jobs (slurm/site.yaml says where); ARGS=--dry-run only shows it
 	$(call need_recipe,$@)

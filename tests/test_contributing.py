@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 
 from open_r1 import check
 from open_r1.contributing import evidence, new_recipe, pages
+from open_r1.planning import start
 from open_r1.recipe import RecipeError, load_recipe
 
 FOLDERS = sorted(file.parent.name for file in (REPOSITORY / "recipes").glob("*/README.md"))
@@ -20,7 +21,7 @@ def recipes(tmp_path, monkeypatch) -> Path:
     """A copy of the repository's recipes, which everything here takes for the real ones."""
     copy = tmp_path / "recipes"
     shutil.copytree(REPOSITORY / "recipes", copy)
-    for module in (check, new_recipe, evidence, pages):
+    for module in (check, new_recipe, evidence, pages, start):
         for name, path in {"RECIPES": copy, "RUNS": tmp_path / "runs", "REPOSITORY": tmp_path}.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, path)
@@ -183,3 +184,14 @@ def test_page_that_is_stale_is_named(folder, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert f"recipes/{folder.name}/README.md: stale; run `make pages` and commit what it wrote" in lines
     assert "recipes/README.md: stale; run `make pages` and commit what it wrote" in lines
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name != pages.NOT_ON_GPUS])
+def test_readme_has_its_places_and_says_whether_it_was_run(name, recipes):
+    text = (recipes / name / "README.md").read_text(encoding="utf-8")
+    for block in ("plan", "results"):
+        assert f"<!-- {block} -->" in text
+        assert f"<!-- end of {block} -->" in text
+    assert (recipes / name / "evidence" / "published.json").is_file()
+    evidence.published_of(recipes / name)
+    assert ("**Not run yet.**" in text) == (not evidence.evidence_of(recipes / name))

@@ -2,10 +2,10 @@
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,12 @@ from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
 
 from open_r1 import check
 from open_r1.check import ACCELERATE_CONFIGS, check_recipe
-from open_r1.recipe import RecipeError, load_recipe
-
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-import memory_table
+from open_r1.planning import plans_of
+from open_r1.planning.architecture import Architecture
+from open_r1.recipe import Recipe, RecipeError, load_recipe
 
 FOLDERS = sorted(REPOSITORY.glob("recipes/*gb"))
 RECIPES = [folder / f"{step}.yaml" for folder in FOLDERS for step in ("sft", "grpo")]
-MOST_OF_THE_GPU = 0.93  # a card of 24 GB has at least 22.5 GiB
 
 
 def name_of(file: Path) -> str:
@@ -61,17 +59,29 @@ def test_batch_is_the_one_that_the_comments_give(folder, completions_per_step, c
     assert rows * processes * trainer.get("steps_per_generation", micro_steps) == completions_per_rollout
 
 
-def test_variant_with_a_vllm_server_is_right(write_recipe):
+def test_variant_with_a_vllm_server_is_right_and_fits(write_recipe):
     """As the README of the 8 x 80 GB recipe describes it."""
-    sections = yaml.safe_load((REPOSITORY / "recipes/qwen2.5-7b-8x80gb/grpo.yaml").read_text(encoding="utf-8"))
+    folder = REPOSITORY / "recipes/qwen2.5-7b-8x80gb"
+    sections = yaml.safe_load((folder / "grpo.yaml").read_text(encoding="utf-8"))
+    section = (folder / "README.md").read_text(encoding="utf-8").partition("### vLLM as a server of its own\n")[2]
+    block = section.partition("    trainer:")[2].partition("\n\n")[0]
+    described = yaml.safe_load(textwrap.dedent(f"    trainer:{block}"))
     for key in ("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length"):
         del sections["trainer"][key]
-    sections["trainer"] |= {"vllm_mode": "server", "vllm_server_timeout": 600.0}
-    sections["trainer"] |= {"gradient_accumulation_steps": 128, "steps_per_generation": 2048}
-    sections["trainer"] |= {"beta": 0.0, "sync_ref_model": False}
-    sections["hardware"] = {"gpus_per_node": 4, "accelerate": "zero2"}
+    sections["trainer"] |= described["trainer"]
+    sections["hardware"] = described["hardware"]
     sections["model"]["name"] = "Qwen/Qwen2.5-7B"  # its path is relative to the recipe
-    assert problems_of(write_recipe(**sections)) == []
+    variant = write_recipe(**sections)
+    assert problems_of(variant) == []
+    recipe, original = load_recipe(variant), load_recipe(folder / "grpo.yaml")
+    (plan,) = plans_of(recipe)
+    assert plan.fits
+    assert completions_of_a_step(recipe) == completions_of_a_step(original)
+
+
+def completions_of_a_step(recipe: Recipe) -> int:
+    trainer, processes = recipe.trainer, recipe.hardware.num_processes
+    return trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * processes
 
 
 @pytest.mark.parametrize("file", sorted(ACCELERATE_CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
@@ -83,42 +93,10 @@ def test_accelerate_reads_its_config(file):
     assert load_config_from_file(str(file)).distributed_type == kinds[file.stem]
 
 
-# --- Their memory
+# --- What the checks are for, measured
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_recipe_fits_on_the_gpu_and_its_readme_says_so(folder):
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    shown = text.partition(memory_table.BEGIN)[2].partition(memory_table.END)[0].strip()
-    assert shown == memory_table.table(folder)
-    peaks = [float(gib) for row in re.findall(r"\| \*\*.*in all\*\* \|.*", shown) for gib in re.findall(r"[\d.]+", row)]
-    assert max(peaks) <= MOST_OF_THE_GPU * memory_table.gpu_gib_of(folder)
-    assert "have not been run" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "published"),
-    [("Qwen/Qwen2.5-1.5B", "1.54"), ("Qwen/Qwen2.5-1.5B-Instruct", "1.54"), ("Qwen/Qwen2.5-7B", "7.61")],
-)
-def test_parameters_are_counted_as_transformers_does(name, published):
-    architecture = memory_table.ARCHITECTURES[name]
-    assert f"{architecture.num_parameters / 1e9:.3f}".startswith(published)  # Qwen2.5's model cards, billions
-    layers = 2  # the rest are the same
-    small = memory_table.Architecture(**{**vars(architecture), "layers": layers, "vocabulary": 1000})
-    with torch.device("meta"):
-        model = qwen2(small)
-        assert sum(weight.numel() for weight in model.parameters()) == small.num_parameters
-
-
-@pytest.mark.parametrize(("residual", "lora"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)])
-def test_one_layer_keeps_what_the_formula_says(residual, lora):
-    """Measured on a layer of a quarter of the 1.5B model's width, in bf16 products, by what autograd saves."""
-    architecture = memory_table.Architecture(384, 2240, 1, 3, 1, 64, tied=True)
-    measured = bytes_saved_per_token(architecture, residual, lora)
-    assert measured * 0.98 <= architecture.layer_bytes_per_token(residual.itemsize) <= measured * 1.1
-
-
-def qwen2(architecture: memory_table.Architecture, dtype: torch.dtype = torch.float32):
+def qwen2(architecture: Architecture, dtype: torch.dtype = torch.float32):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
@@ -134,43 +112,13 @@ def qwen2(architecture: memory_table.Architecture, dtype: torch.dtype = torch.fl
     return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
-def bytes_saved_per_token(architecture: memory_table.Architecture, residual: torch.dtype, lora: bool) -> float:
-    """Of tensors that are neither weights nor the layer's input, from two lengths, so that only tokens count."""
-    from peft import LoraConfig, get_peft_model
-
-    model = qwen2(architecture, residual)
-    if lora:
-        model = get_peft_model(model, LoraConfig(r=1, target_modules="all-linear")).get_base_model()
-
-    def saved(num_tokens: int) -> int:
-        hidden = torch.randn(1, num_tokens, architecture.hidden, dtype=residual, requires_grad=True)
-        known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), hidden)}
-        kept: dict[int, torch.Tensor] = {}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.untyped_storage().data_ptr() not in known:
-                kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address comes twice
-            return tensor
-
-        position_embeddings = model.model.rotary_emb(hidden, torch.arange(num_tokens)[None])
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=residual == torch.float32)
-        with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model.model.layers[0](hidden, position_embeddings=position_embeddings, attention_mask=None)
-        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-    return (saved(192) - saved(64)) / 128
-
-
-# --- What the checks are for, measured
-
-
 @pytest.mark.parametrize(("dtype", "least", "most"), [(torch.bfloat16, 1e-4, 1.0), (torch.float32, 0.0, 1e-6)])
 def test_merging_and_unmerging_adapters_wears_coarse_weights_down(dtype, least, most):
     """As TRL does before each rollout with vLLM; the relative error of the weights after 50 times."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    model = qwen2(memory_table.Architecture(64, 128, 1, 2, 1, 32, tied=True), dtype)
+    model = qwen2(Architecture(64, 128, 1, 2, 1, 32, tied=True), dtype)
     weight = model.model.layers[0].mlp.up_proj.weight
     before = weight.detach().clone()
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
@@ -190,7 +138,7 @@ def test_packed_traces_do_not_attend_to_each_other(attn_implementation):
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     torch.manual_seed(0)
-    model = qwen2(memory_table.Architecture(32, 64, 2, 4, 2, 64, tied=True)).eval()
+    model = qwen2(Architecture(32, 64, 2, 4, 2, 64, tied=True)).eval()
     model.set_attn_implementation(attn_implementation)
     first, second = torch.randint(0, 64, (7,)).tolist(), torch.randint(0, 64, (9,)).tolist()
     row = {"input_ids": first + second, "labels": first + second, "seq_lengths": [7, 9]}

@@ -254,7 +254,7 @@ def test_launcher_sends_signals_on_and_waits(name, tmp_path, no_signals_yet, rec
     assert launch.launch(recipe, run_dir) == 75
     assert read_record(run_dir)["status"] == "interrupted"
     assert json.loads((run_dir / "interrupted").read_text())["signal"] == name
-    monkeypatch.setattr(launch, "_run", lambda argv: 0)
+    monkeypatch.setattr(launch, "_run", lambda argv, environment: 0)
     assert launch.launch(recipe, run_dir) == 0
     assert read_record(run_dir)["status"] == "done"
     assert not (run_dir / "interrupted").exists()
@@ -474,7 +474,7 @@ def test_run_that_is_prolonged_ends_like_one_that_was_meant_to_be_as_long(recipe
     recipe = recipe_with(trainer=short)
     run_dir = launch.run_directory(recipe, tmp_path / "runs")
 
-    def run(argv) -> int:
+    def run(argv, environment) -> int:
         train(load_recipe(run_dir / "recipe.yaml"), run_dir)
         return 0
 

@@ -105,7 +105,7 @@ def test_wrong_recipe_has_no_traceback_and_leaves_no_run(sft_recipe, tmp_path):
 
 def test_run_that_began_from_other_weights_is_moved_away_and_not_taken_up(sft_recipe, tmp_path, monkeypatch):
     recipe, run_dir = load_recipe(sft_recipe), tmp_path / "run"
-    monkeypatch.setattr(launch, "_run", lambda argv: 0)
+    monkeypatch.setattr(launch, "_run", lambda argv, environment: 0)
     before, after = ([{"name": "base", "run": "x", "weights_sha256": sha256}] for sha256 in ("a", "b"))
     assert launch.launch(recipe, run_dir, before) == 0
     (run_dir / "checkpoints").mkdir()

@@ -194,7 +194,7 @@ def test_shares_stay_where_a_run_from_other_weights_is_moved_away(begun, monkeyp
     new_parents = [{**PARENTS[0], "weights_sha256": "b"}]
     leave_share(run_dir, recipe, Share(2, 0))
     leave_share(run_dir, recipe, Share(2, 1), parents=new_parents)
-    monkeypatch.setattr(launch, "_run", lambda argv: 0)
+    monkeypatch.setattr(launch, "_run", lambda argv, environment: 0)
     assert launch.launch(recipe, run_dir, new_parents) == 0
     assert list(shares.taken_up(run_dir)) == [Share(2, 1)]
     assert not (run_dir / "completions").exists()
@@ -216,7 +216,7 @@ def answers_of(run_dir) -> dict:
     return {file.name: parquet.read_table(file).to_pylist() for file in (run_dir / "completions").glob("*.parquet")}
 
 
-def run_here(argv: list[str]) -> int:
+def run_here(argv: list[str], environment: dict[str, str]) -> int:
     """What the process of an evaluate step does, in this one: it takes ten seconds to start."""
     run_dir = Path(argv[-1])
     evaluate.evaluate(load_recipe(run_dir / "recipe.yaml"), run_dir)

@@ -152,12 +152,14 @@ def _move_stale_run_away(run_dir: Path, recipe: Recipe, parents: Sequence[dict[s
 
 def _run_processes(recipe: Recipe, run_dir: Path, nodes: Nodes) -> int:
     """The exit code of the step's processes, on as many nodes as it has, and beside a server if it has one."""
+    # Else DeepSpeed, where it is installed, says on standard output that it has not found a GPU.
+    environment = {} if recipe.hardware.gpus_per_node else {"DS_ACCELERATOR": "cpu"}
     if nodes.starts_itself(nodes.hosts) and recipe.hardware.vllm is None:
-        return _run(command(recipe, run_dir))
+        return _run(command(recipe, run_dir), environment)
     folder = run_dir / ENDINGS_OF_NODES
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    environment = {endings.VARIABLE: str(folder)} if nodes.hosts else {}
+    environment |= {endings.VARIABLE: str(folder)} if nodes.hosts else {}
     try:
         if recipe.hardware.vllm is None:
             exit_code = _run(command(recipe, run_dir, nodes), environment, nodes=nodes)

@@ -2,5 +2,5 @@
 
 new_recipe  a folder to begin with
 evidence    what a finished run gave, kept beside its recipe
-pages       the results in the recipes' READMEs, and the list of all recipes
+pages       plan and results in the recipes' READMEs, and the list of all recipes
 """

@@ -26,7 +26,10 @@ What this reproduces, and where that is published. Begun from [{source}](../{sou
 
 {commands}
 
-## Hardware
+## Hardware and plan
+
+<!-- plan -->
+<!-- end of plan -->
 
 ## Published
 
@@ -66,6 +69,7 @@ def new_recipe(name: str, source: Path, recipes: Path) -> Path:
     (folder / "evidence" / "published.json").write_text("[]\n", encoding="utf-8")
     steps = {file.name: load_recipe(folder / file.name).step for file in files}
     commands = [f"    make check RECIPE=recipes/{name}/{file.name}" for file in files]
+    commands += [f"    make rehearse RECIPE=recipes/{name}/{file.name}" for file in files]
     commands += [
         f"    make {'r1' if step == 'pipeline' else step} RECIPE=recipes/{name}/{file}"
         for file, step in steps.items()
@@ -117,7 +121,7 @@ def main(arguments: list[str]) -> int:
         return 2
     shown = folder.relative_to(RECIPES.parent)
     print(f"{shown}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
-    print(f"next: change {shown}/*.yaml, then `make check RECIPE=…`, `make pages`")
+    print(f"next: change {shown}/*.yaml, then `make check RECIPE=…`, `make rehearse RECIPE=…`, `make pages`")
     return 0
 
 

@@ -1,25 +1,27 @@
 """`make pages`: what a computer knows better in the READMEs of the recipes, and recipes/README.md, the list of all.
 
-In a folder's README the results stand between `<!-- results -->` and `<!-- end of results -->`. `--check` writes
-nothing and says what is stale.
+In a folder's README the plan stands between `<!-- plan -->` and `<!-- end of plan -->`, the results between
+`<!-- results -->` and `<!-- end of results -->`. `--check` writes nothing and says what is stale.
 """
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from open_r1 import planning
 from open_r1.check import ACCELERATE_CONFIGS, RECIPES
 from open_r1.contributing.evidence import evidence_of, published_of, results_table
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 
-TRAINING_STEPS = ("sft", "grpo", "distill", "pipeline")
+PLANNED_STEPS = ("sft", "grpo", "distill", "pipeline")
 INDEX_HEADER = """# Recipes
 
-Made by `make pages` from the recipes and their evidence; CI fails when it is stale. A score stands here only if a
+Made by `make pages` from the recipes, their plans (`make plan`) and their evidence; CI fails when it is stale. A plan
+is computed, never measured: [how, and how far off](../src/open_r1/planning/README.md). A score stands here only if a
 `run.json` gave it.
 
-| recipe | what | hardware | published | ours |
-|---|---|---|---|---|
+| recipe | what | hardware | planned hours | planned USD | published | ours |
+|---|---|---|---|---|---|---|
 """
 NOT_ON_GPUS = "tiny-r1"
 MEASURED = f"[measured, three seeds]({NOT_ON_GPUS}/README.md)"
@@ -29,10 +31,16 @@ def pages(recipes: Path) -> Iterator[tuple[Path, str]]:
     """(file, its text as it ought to be) of every page. Raises RecipeError."""
     for readme in sorted(recipes.glob("*/README.md")):
         text = readme.read_text(encoding="utf-8")
-        if "<!-- results -->" in text:
-            text = _filled(readme, text, "results", results_table(readme.parent))
+        for name, table in {"plan": plan_table, "results": results_table}.items():
+            if f"<!-- {name} -->" in text:
+                text = _filled(readme, text, name, table(readme.parent))
         yield readme, text
     yield recipes / "README.md", index(recipes)
+
+
+def plan_table(folder: Path) -> str:
+    """The plans of a folder's recipes, side by side; stages that only a pipeline starts stand in it once."""
+    return planning.markdown([recipe for recipe in _recipes_of(folder) if recipe.step != "pipeline"])
 
 
 def index(recipes: Path) -> str:
@@ -43,22 +51,22 @@ def index(recipes: Path) -> str:
             name = (
                 f"[{folder.name}]({folder.name}/README.md)/[{recipe.source.name}]({folder.name}/{recipe.source.name})"
             )
-            cells = [name, recipe.description, _hardware(recipe), _published(folder, recipe), _ours(folder, recipe)]
+            cells = [name, recipe.description, *_planned(recipe), _published(folder, recipe), _ours(folder, recipe)]
             lines.append(f"| {' | '.join(cells)} |")
     return INDEX_HEADER + "\n".join(lines) + "\n"
 
 
 def _recipes_of(folder: Path) -> list[Recipe]:
     files = [file for file in sorted(folder.glob("*.yaml")) if ACCELERATE_CONFIGS not in file.parents]
-    return [recipe for recipe in map(load_recipe, files) if recipe.step in TRAINING_STEPS]
+    return [recipe for recipe in map(load_recipe, files) if recipe.step in PLANNED_STEPS]
 
 
-def _hardware(recipe: Recipe) -> str:
-    hardware = recipe.hardware
-    if not hardware.gpus_per_node:
-        return "2 CPU cores" if recipe.source.parent.name == NOT_ON_GPUS else "CPU"
-    nodes = f"{hardware.nodes} x " if hardware.nodes > 1 else ""
-    return f"{nodes}{hardware.gpus_per_node} {hardware.gpu or 'GPU'}"
+def _planned(recipe: Recipe) -> tuple[str, str, str]:
+    """Hardware, hours and dollars."""
+    if recipe.source.parent.name == NOT_ON_GPUS:
+        return "2 CPU cores", "–", "–"
+    summary = planning.summary(recipe)
+    return summary.hardware, f"{summary.hours:,.1f}", "–" if summary.usd is None else f"{summary.usd:,.0f}"
 
 
 def _published(folder: Path, recipe: Recipe) -> str:

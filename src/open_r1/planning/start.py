@@ -1,0 +1,82 @@
+"""The model that a recipe starts from, wherever its weights are: on the Hub, here, or made by another recipe."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from open_r1.check import RECIPES, RUNS
+from open_r1.hub import hub_model
+from open_r1.planning.architecture import Architecture, architecture_of_config
+from open_r1.recipe import STAGE_REFERENCE, Recipe, RecipeError, is_path, load_recipe
+from open_r1.stages import stage_recipe
+
+CHARACTER_VOCABULARY = 105  # tokens of modeling.character_tokenizer, with which `pretrain` starts
+
+
+def architecture_of(recipe: Recipe, stages: Mapping[str, Architecture] | None = None) -> Architecture:
+    """The architecture of what the recipe trains. `stages` are those of the pipeline's earlier stages.
+
+    Raises RecipeError if nothing says it.
+    """
+    if recipe.model.architecture is not None:
+        return _of_config(
+            recipe, "model.architecture", {"vocab_size": CHARACTER_VOCABULARY, **recipe.model.architecture}
+        )
+    return architecture_of_name(recipe, "model.name", recipe.model.name, stages)
+
+
+def architecture_of_name(
+    recipe: Recipe, key: str, name: str, stages: Mapping[str, Architecture] | None = None
+) -> Architecture:
+    """The architecture of a model as `model.name` names it. Raises RecipeError if nothing says it."""
+    if name.startswith(STAGE_REFERENCE):
+        stage = name.removeprefix(STAGE_REFERENCE)
+        if stage not in (stages or {}):
+            raise RecipeError(f"{recipe.source}: {key}: no stage {stage!r} before this one trains a model")
+        return stages[stage]
+    if not is_path(name):
+        return _of_config(recipe, key, hub_model(name).config)
+    path = recipe.path(name)
+    file = path / "config.json"
+    if file.is_file():
+        return _of_config(recipe, key, json.loads(file.read_text(encoding="utf-8")))
+    maker = recipe_that_makes(path)
+    if maker is None:
+        raise RecipeError(f"{recipe.source}: {key}: no model at {path} (it has no config.json), and no recipe makes it")
+    return architecture_of(maker)
+
+
+def recipe_that_makes(model: Path) -> Recipe | None:
+    """The recipe whose run leaves a model at this path under runs/, or None if no recipe's name leads there."""
+    if not model.is_relative_to(RUNS):
+        return None
+    parts = model.relative_to(RUNS).parts
+    for depth in range(len(parts) - 1, 0, -1):
+        file = RECIPES.joinpath(*parts[:depth]).with_suffix(".yaml")
+        if not file.is_file():
+            continue
+        recipe = load_recipe(file)
+        if recipe.step != "pipeline":
+            return recipe
+        return _stage_that_makes(recipe, parts[depth + 1])  # runs/<recipe>/<run>/<stage>/model
+    return None
+
+
+def _stage_that_makes(pipeline: Recipe, name: str) -> Recipe | None:
+    """The recipe of a stage, or of the earlier one that made what it starts from."""
+    recipes = {stage.name: stage_recipe(pipeline, stage) for stage in pipeline.stages}
+    while name in recipes:
+        recipe = recipes[name]
+        start = recipe.model.name or ""
+        if not start.startswith(STAGE_REFERENCE):
+            return recipe
+        name = start.removeprefix(STAGE_REFERENCE)
+    return None
+
+
+def _of_config(recipe: Recipe, key: str, config: Mapping[str, Any]) -> Architecture:
+    try:
+        return architecture_of_config(config)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.source}: {key}: {error}") from None

@@ -1,0 +1,37 @@
+"""Fixture rows in the place of a Hub data set: as many as the batches of a rehearsal need, in a file of their own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_r1.hub import fixture_of, hub_dataset
+from open_r1.recipe import RecipeError
+
+MAX_ROWS = 1000  # of a source of which only a small fraction is used
+
+
+@dataclass(frozen=True)
+class FixtureRows:
+    """A file that is to be written for one data source: at least `num_rows` rows of the data set's schema."""
+
+    dataset: str
+    """Hub id."""
+    file: Path
+    num_rows: int
+
+    def write(self) -> None:
+        """Writes the rows of the data set's fixture again and again. Raises RecipeError if it has none."""
+        lines = lines_of_fixture(self.dataset)
+        copies = -(-min(self.num_rows, MAX_ROWS) // len(lines))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text("".join(f"{line}\n" for line in lines * copies), encoding="utf-8")
+
+
+def lines_of_fixture(dataset: str) -> list[str]:
+    """The rows of a Hub data set's fixture, a JSON object each. Raises RecipeError if there are none."""
+    file = fixture_of(hub_dataset(dataset))
+    if not file.is_file():
+        raise RecipeError(f"{file}: no such fixture of {dataset}; write a few rows of its schema")
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise RecipeError(f"{file}: it has no rows; write a few of the schema of {dataset}")
+    return lines

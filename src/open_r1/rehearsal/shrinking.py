@@ -1,0 +1,376 @@
+"""A recipe -> the recipe of its rehearsal: the same one, so small that a CPU is done with it in seconds.
+
+Nothing is changed but the keys of CHANGES; that is looked at each time. All else is used as it is written: rewards with
+their parameters and weights, template, loss, schedule, adapters, packing, reference model, guards, stages.
+"""
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from open_r1.benchmarks.table import BENCHMARKS
+from open_r1.recipe import Recipe, dump_recipe, parse_recipe
+from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
+from open_r1.rehearsal.rows import FixtureRows
+from open_r1.rehearsal.stand_ins import StandIn, stand_in_of
+from open_r1.rewards import settable_parameters
+from open_r1.stages import references_of, stage_recipe
+
+STEPS = 2
+MAX_PROCESSES = 2
+MAX_GROUP = 4
+MAX_MICRO_STEPS = 2
+MAX_TOKENS = 2048  # of a training row; all fixture rows are shorter, so that their EOS is trained
+MAX_COMPLETION_TOKENS = 64
+MAX_PROBLEMS = 4  # of a benchmark
+ROWS_PER_PROMPT = 4  # dynamic sampling and evaluation take more prompts than a step has
+ROWS_PACKED_IN_ONE = 8
+SAMPLES_OF_TEACHER = 4  # an untrained one seldom ends its answer
+LOWEST_REWARD = -1000.0
+BENCHMARK = "tiny_sums"
+LIVELY_REWARD = {"name": "open_r1.rehearsal.liveliness:number_of_characters", "weight": 1.0, "shuffled": False}
+# What stands in for the accelerate configs where there is no GPU. DeepSpeed and FSDP run with DDP's processes: that
+# they end with the same weights is tests/test_sharding.py's to show.
+ACCELERATE_ON_CPU = {"cpu": "cpu", "one_gpu": "cpu", "ddp": "cpu", "zero2": "cpu", "zero3": "cpu", "fsdp2": "cpu"}
+
+WEIGHTS = "the model's weights and size"
+# Key -> (what is not rehearsed, for the result's line; why it is changed). `*` stands for a part between dots, or for
+# some of its letters; the first pattern that fits counts.
+CHANGES: dict[str, tuple[str | None, str]] = {
+    "model.name": (WEIGHTS, "the same architecture, shrunk, with random weights"),
+    "model.revision": (None, "the stand-in lies on this disk"),
+    "model.dtype": ("half precision weights", "a CPU trains in float32"),
+    "model.attn_implementation": ("its attention kernels", "they are the GPU's"),
+    "*data.*.name": ("the data itself", "rows of the same schema, written for rehearsals"),
+    "*data.*.path": (None, "where those are"),
+    "*data.*.config": (None, "of the Hub's data set"),
+    "*data.*.revision": (None, "of the Hub's data set"),
+    "*data.*.split": (None, "of the Hub's data set; a file has one"),
+    "*data.*.procedural.num_problems": (None, "as many as two steps need"),
+    "rewards.*.sandbox": ("the sandbox {before}", "the local one needs no account"),
+    "rewards.*.cache_tokens": (None, "has to fit in max_completion_length"),
+    "rewards.*": (None, "added: an untrained model's groups would all be dead"),
+    "trainer.max_steps": (None, "two optimizer steps"),
+    "trainer.max_length": (None, "short rows"),
+    "trainer.max_completion_length": (None, "short completions"),
+    "trainer.per_device_*_batch_size": (None, "a small batch"),
+    "trainer.gradient_accumulation_steps": (None, "a small batch"),
+    "trainer.generation_batch_size": (None, "a small batch"),
+    "trainer.steps_per_generation": (None, "a small batch; still more than one step's if it was"),
+    "trainer.num_generations*": (None, "small groups"),
+    "trainer.logging_st*": (None, "each step is logged"),
+    "trainer.save_steps": (None, "each step is saved"),
+    "trainer.eval_steps": (None, "each step is evaluated"),
+    "trainer.ref_model_sync_steps": (None, "the reference is replaced after each step"),
+    "trainer.dataset_num_proc": (None, "a few rows"),
+    "trainer.use_cpu": (None, "no GPU"),
+    "trainer.bf16": ("bf16", "a CPU trains in float32"),
+    "trainer.fp16": ("fp16", "a CPU trains in float32"),
+    "trainer.tf32": ("tf32", "a CPU trains in float32"),
+    "trainer.use_vllm": ("vLLM", "transformers' generate samples"),
+    "trainer.vllm_*": (None, "of vLLM"),
+    "trainer.use_liger_kernel": ("Liger's kernels", "they are the GPU's"),
+    "trainer.liger_kernel_config": (None, "of Liger"),
+    "trainer.torch_compile*": ("torch.compile", "compiling takes longer than the rehearsal"),
+    "trainer.optim": ("the optimizer {before}", "it needs a GPU"),
+    "trainer.report_to": ("reports to {before}", "a rehearsal is no run to report"),
+    "trainer.push_to_hub": ("the push to the Hub", "there is nothing to publish"),
+    "distill.teacher": (WEIGHTS, "as the model"),
+    "distill.teacher_revision": (None, "the stand-in lies on this disk"),
+    "distill.samples": (None, "few traces end by themselves"),
+    "distill.max_completion_length": (None, "short completions"),
+    "distill.batch_size": (None, "a small batch"),
+    "distill.min_reward": ("the choice of traces", "an untrained teacher's are all wrong: those that end are kept"),
+    "evaluate.models.*": (WEIGHTS, "as the model"),
+    "evaluate.benchmarks*": ("the benchmarks' problems", f"theirs are on the Hub; {BENCHMARK} are made here"),
+    "evaluate.samples": (None, "few samples"),
+    "evaluate.num_problems": (None, "few problems"),
+    "evaluate.max_new_tokens": (None, "short completions"),
+    "evaluate.batch_size": (None, "a small batch"),
+    "hardware.nodes": ("several nodes", "this machine alone"),
+    "hardware.gpus_per_node": ("GPUs", "this machine's CPU"),
+    "hardware.gpu": (None, "this machine's CPU"),
+    "hardware.processes_per_node": (None, f"at most {MAX_PROCESSES} processes"),
+    "hardware.threads_per_process": (None, "one thread each"),
+    "hardware.accelerate": (None, "its stand-in on a CPU"),
+    "hardware.vllm*": ("the vLLM server", "transformers' generate samples"),
+    "hardware.usd_per_hour": (None, "it costs nothing"),
+    "stages.*.recipe": (None, "the stage's own rehearsal"),
+    "stages.*.set": (None, "all but the models of other stages stands in that"),
+}
+LEFT_OUT = ("vllm_", "use_vllm", "use_liger_kernel", "liger_kernel_config", "fp16", "tf32", "torch_compile")
+LEFT_OUT += ("push_to_hub", "report_to", "dataset_num_proc")
+GPU_OPTIMIZERS = ("bnb", "8bit", "4bit", "paged", "apex", "npu", "torch_xla")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that a rehearsal changes; None stands for a key that is not there."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.before)} -> {_shown(self.after)} ({_reason(self.key)[1]})"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The recipe of a rehearsal, and what has to be written before it can be launched."""
+
+    recipe: Recipe
+    changes: tuple[Change, ...]
+    models: tuple[tuple[StandIn, Path], ...] = ()
+    """Each with the folder of all models."""
+    rows: tuple[FixtureRows, ...] = ()
+    stages: tuple["Rehearsal", ...] = ()
+
+    @property
+    def not_rehearsed(self) -> list[str]:
+        """What the CPU or the missing network leaves out, in words."""
+        words = []
+        for change in self.changes:
+            what, _ = _reason(change.key)
+            was_there = change.before is not None or change.key == "trainer.bf16"  # which is on by default
+            if what is not None and was_there and change.before is not False:
+                words.append(what.format(before=_shown(change.before)))
+            if change.key == "hardware.accelerate" and change.before not in ("one_gpu", "ddp", "cpu"):
+                words.append(change.before)
+        for stage in self.stages:
+            words += stage.not_rehearsed
+        return list(dict.fromkeys(words))
+
+    def write(self) -> None:
+        """Writes the models that are not there yet, rows and recipes."""
+        for rows in self.rows:
+            rows.write()
+        for stand_in, models in self.models:  # last: torch is imported
+            stand_in.write(models)
+        for stage in self.stages:
+            stage.write()
+        self.recipe.source.parent.mkdir(parents=True, exist_ok=True)
+        self.recipe.source.write_text(dump_recipe(self.recipe), encoding="utf-8")
+
+
+def rehearsal_of(recipe: Recipe, file: Path, models: Path) -> Rehearsal:
+    """The rehearsal of a checked recipe: to be written to `file`, its rows beside it, its models below `models`.
+
+    Writes nothing. Raises RecipeError if something is not known of its models or data sets.
+    """
+    before, values = (yaml.safe_load(dump_recipe(recipe)) for _ in range(2))
+    stages = list(_with_rehearsed_stages(recipe, values, file, models))
+    stand_ins = dict(_with_stand_ins(recipe, values, models))
+    processes = _on_cpu(recipe, values)
+    rows = []
+    if recipe.step in TRAINER_CONFIGS:
+        values["trainer"] = _small_trainer(recipe, processes)
+        rows = list(_with_rows(recipe, values, file, processes))
+    _with_rewards_here(recipe, values)
+    if values["distill"]:
+        _small_distillation(values["distill"])
+    if values["evaluate"]:
+        _small_evaluation(values["evaluate"])
+    changes = tuple(changes_between(before, values))
+    unknown = [change.key for change in changes if _reason(change.key) is None]
+    assert not unknown, unknown
+    return Rehearsal(
+        parse_recipe(values, file),
+        changes,
+        tuple((stand_in, models) for stand_in in stand_ins.values()),
+        tuple(rows),
+        tuple(stages),
+    )
+
+
+def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    """Yields the keys, dotted, at which two resolved recipes differ."""
+    flat = [_flat(values) for values in (before, after)]
+    for key in dict.fromkeys((*flat[0], *flat[1])):
+        old, new = (values.get(key) for values in flat)
+        if old != new:
+            yield Change(key, old, new)
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Dotted key -> value; what a recipe can have or not have as a whole stays whole."""
+    if isinstance(value, Mapping) and value and not key.endswith((".vllm", ".set")) and value != LIVELY_REWARD:
+        items = value.items()
+    elif isinstance(value, list) and key in ("data", "eval_data", "rewards", "stages"):
+        items = enumerate(value)
+    else:
+        return {key: value}
+    return {name: each for part, child in items for name, each in _flat(child, f"{key}.{part}".lstrip(".")).items()}
+
+
+def _reason(key: str) -> tuple[str | None, str] | None:
+    """The entry of CHANGES for a key, None if it has none."""
+    return next((reason for pattern, reason in CHANGES.items() if _fits(key.split("."), pattern.split("."))), None)
+
+
+def _fits(key: list[str], pattern: list[str]) -> bool:
+    parts = zip(key, pattern, strict=False)
+    return len(key) == len(pattern) and all(fnmatch.fnmatchcase(*part) for part in parts)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping) and "name" in value:
+        return str(value["name"])
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _with_rehearsed_stages(pipeline: Recipe, values: dict[str, Any], file: Path, models: Path) -> Iterator["Rehearsal"]:
+    """Yields the rehearsals of a pipeline's stages, and names their files in it."""
+    for section, stage in zip(values["stages"], pipeline.stages, strict=True):
+        stage_file = file.with_name(f"{file.stem}.stages") / f"{stage.name}.yaml"
+        yield rehearsal_of(stage_recipe(pipeline, stage), stage_file, models)
+        section |= {"recipe": str(stage_file.resolve()), "set": _references(stage.set)}
+
+
+def _references(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage sets to models of other stages, without all else."""
+    kept = {key: _references(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: value for key, value in kept.items() if references_of(value)}
+
+
+def _with_stand_ins(recipe: Recipe, values: dict[str, Any], models: Path) -> Iterator[tuple[str, StandIn]]:
+    """Puts paths in the place of models; yields each path with what is to be written there."""
+    places = [(values["model"], "name"), (values["distill"], "teacher")]
+    places += [(values["evaluate"]["models"], label) for label in recipe.evaluate.models] if recipe.evaluate else []
+    for section, key in places:
+        if not section or not section[key]:
+            continue
+        stand_in = stand_in_of(recipe, section[key])
+        if isinstance(stand_in, StandIn):
+            section[key] = str(stand_in.directory(models).resolve())
+            yield section[key], stand_in
+    values["model"] |= {"revision": None, "dtype": "float32", "attn_implementation": None}
+    if values["distill"]:
+        values["distill"]["teacher_revision"] = None
+
+
+def _on_cpu(recipe: Recipe, values: dict[str, Any]) -> int:
+    """The number of processes: one a GPU, but at most MAX_PROCESSES. Changes `hardware`."""
+    processes = min(recipe.hardware.num_processes, MAX_PROCESSES)
+    values["hardware"] |= {
+        "nodes": 1,
+        "gpus_per_node": 0,
+        "gpu": None,
+        "processes_per_node": processes if processes > 1 else None,
+        "threads_per_process": 1,
+        "accelerate": ACCELERATE_ON_CPU.get(recipe.hardware.accelerate, "cpu"),
+        "vllm": None,
+        "usd_per_hour": None,
+    }
+    return processes
+
+
+def _small_trainer(recipe: Recipe, processes: int) -> dict[str, Any]:
+    """The section with what a CPU can do, for two steps of a few rows."""
+    given = recipe.trainer
+
+    def value(key: str) -> Any:
+        return trainer_value(recipe.step, given, key)
+
+    trainer = {key: each for key, each in given.items() if not key.startswith(LEFT_OUT)}
+    trainer |= {"max_steps": STEPS, "logging_steps": 1, "use_cpu": True, "bf16": False}
+    if "logging_strategy" in trainer:
+        trainer["logging_strategy"] = "steps"
+    if any(word in str(trainer.get("optim", "")) for word in GPU_OPTIMIZERS):
+        del trainer["optim"]
+    for key in ("save_steps", "eval_steps"):
+        if key in trainer:
+            trainer[key] = 1
+    if trainer.get("sync_ref_model"):
+        trainer["ref_model_sync_steps"] = 1
+    micro_steps = min(value("gradient_accumulation_steps"), MAX_MICRO_STEPS)
+    trainer["gradient_accumulation_steps"] = micro_steps
+    batch = value("per_device_train_batch_size")
+    if recipe.step != "grpo":
+        trainer["per_device_train_batch_size"] = min(batch, 2)
+        if value("max_length"):
+            trainer["max_length"] = min(value("max_length"), MAX_TOKENS)
+        return trainer
+    trainer["max_completion_length"] = min(value("max_completion_length") or MAX_TOKENS, MAX_COMPLETION_TOKENS)
+    group = trainer["num_generations"] = min(value("num_generations"), MAX_GROUP)
+    batch = min(batch, group)
+    micro_batches = micro_steps
+    if (given.get("steps_per_generation") or 0) > value("gradient_accumulation_steps"):
+        micro_batches = trainer["steps_per_generation"] = 2 * micro_steps
+    elif given.get("steps_per_generation"):
+        micro_batches = trainer["steps_per_generation"] = min(given["steps_per_generation"], micro_steps)
+    if batch * micro_batches % group:  # every process has whole groups, as far as the recipe's had
+        batch = group
+    trainer["per_device_train_batch_size"] = batch
+    if given.get("generation_batch_size"):
+        rows = value("per_device_train_batch_size") * recipe.hardware.num_processes
+        is_longer = given["generation_batch_size"] > rows * value("gradient_accumulation_steps")
+        trainer["generation_batch_size"] = batch * processes * micro_batches * (2 if is_longer else 1)
+    if recipe.eval_data:
+        eval_group = min(value("num_generations_eval") or group, MAX_GROUP)
+        if given.get("num_generations_eval"):
+            trainer["num_generations_eval"] = eval_group
+        trainer["per_device_eval_batch_size"] = eval_group
+    return trainer
+
+
+def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: int) -> Iterator[FixtureRows]:
+    """Puts files in the place of Hub data sets; yields what is to be written to them."""
+    trainer = values["trainer"]
+    num_rows = STEPS * trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * processes
+    if recipe.step == "grpo":
+        num_rows *= ROWS_PER_PROMPT
+    if trainer.get("packing"):
+        num_rows *= ROWS_PACKED_IN_ONE
+    for key, source in recipe.data_sources():
+        section, index = key.split(".")
+        entry = values[section][int(index)]
+        num_rows_of_source = round(num_rows / source.fraction)
+        if source.name:
+            rows_file = file.with_name(f"{file.stem}.rows") / f"{section}-{index}.jsonl"
+            rows = FixtureRows(source.name, rows_file, num_rows_of_source)
+            entry |= {"name": None, "config": None, "revision": None, "split": "train"}
+            entry["path"] = str(rows.file.resolve())
+            yield rows
+        elif source.procedural:
+            entry["procedural"]["num_problems"] = min(source.procedural.num_problems, num_rows_of_source)
+
+
+def _with_rewards_here(recipe: Recipe, values: dict[str, Any]) -> None:
+    most = values["trainer"].get("max_completion_length")
+    for reward in values["rewards"]:
+        known = settable_parameters(reward["name"])
+        if "sandbox" in known and reward.get("sandbox", "local") != "local":
+            reward["sandbox"] = "local"
+        if reward["name"] == "soft_overlong_punishment" and reward.get("cache_tokens") and most:
+            reward["cache_tokens"] = min(reward["cache_tokens"], most)
+    if recipe.step == "grpo":
+        values["rewards"].append(dict(LIVELY_REWARD))
+
+
+def _small_distillation(distill: dict[str, Any]) -> None:
+    distill |= {
+        "samples": SAMPLES_OF_TEACHER,
+        "max_completion_length": MAX_COMPLETION_TOKENS,
+        "batch_size": min(distill["batch_size"], 32),
+        "min_reward": LOWEST_REWARD,
+    }
+
+
+def _small_evaluation(evaluate: dict[str, Any]) -> None:
+    made_here = [name for name in evaluate["benchmarks"] if BENCHMARKS[name].procedural]
+    others = [BENCHMARK] if len(made_here) < len(evaluate["benchmarks"]) else []
+    samples = max(evaluate["samples"] or BENCHMARKS[name].samples for name in evaluate["benchmarks"])
+    evaluate |= {
+        "benchmarks": list(dict.fromkeys([*made_here, *others])),
+        "samples": min(samples, 2),
+        "num_problems": MAX_PROBLEMS,
+        "max_new_tokens": MAX_COMPLETION_TOKENS,
+        "batch_size": min(evaluate["batch_size"], 8),
+    }

@@ -1,0 +1,487 @@
+"""The planner: its counts against transformers, its memory against autograd and AdamW, its mends against itself."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
+
+from open_r1 import planning
+from open_r1.check import RUNS, all_recipes
+from open_r1.hub import hub_model
+from open_r1.planning.__main__ import main
+from open_r1.planning.architecture import Architecture, architecture_of_config
+from open_r1.planning.assumptions import Assumptions
+from open_r1.planning.gpus import GPUS
+from open_r1.planning.layouts import Layout
+from open_r1.planning.memory import GIB, SAMPLING, SERVING, TRAINING, memory_of
+from open_r1.planning.mends import compared, mends_of, with_overrides
+from open_r1.planning.plan import plan_of, plans_of
+from open_r1.planning.start import CHARACTER_VOCABULARY, recipe_that_makes
+from open_r1.planning.throughput import Engines, passes_over_logprobs, rollout_seconds
+from open_r1.planning.work import Sampling, work_of
+from open_r1.recipe import Recipe, RecipeError, load_recipe
+
+H100 = GPUS["h100_80gb"]
+SMALL = {
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "vocab_size": 500,
+}
+LATENT = {"q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10}
+MOE = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 24}
+CONFIGS = {
+    "qwen2": {"model_type": "qwen2", **SMALL, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2, untied": {"model_type": "qwen2", **SMALL, "num_key_value_heads": 3, "tie_word_embeddings": False},
+    "llama": {"model_type": "llama", **SMALL, "num_key_value_heads": 6, "tie_word_embeddings": False},
+    "llama, wide heads": {"model_type": "llama", **SMALL, "head_dim": 32, "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", **SMALL, "num_key_value_heads": 2, "head_dim": 24, "tie_word_embeddings": True},
+    "deepseek_v3": {
+        "model_type": "deepseek_v3",
+        **SMALL,
+        **LATENT,
+        **MOE,
+        "num_key_value_heads": 6,
+        "first_k_dense_replace": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "tie_word_embeddings": False,
+    },
+}
+DEEPSEEK_V3 = {  # config.json of deepseek-ai/DeepSeek-V3
+    "model_type": "deepseek_v3",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "n_shared_experts": 1,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+    "tie_word_embeddings": False,
+}
+
+
+def model_of(config: dict, dtype: torch.dtype = torch.float32):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **fields), dtype=dtype)
+
+
+# --- Parameters
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_counted_as_transformers_does(name):
+    with torch.device("meta"):
+        model = model_of(CONFIGS[name])
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    biases_of_experts = sum(buffer.numel() for key, buffer in model.named_buffers() if "correction_bias" in key)
+    assert architecture_of_config(CONFIGS[name]).num_parameters == counted + biases_of_experts
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("Qwen/Qwen2.5-1.5B", "1.54"), ("Qwen/Qwen2.5-1.5B-Instruct", "1.54"), ("Qwen/Qwen2.5-7B", "7.61")],
+)
+def test_parameters_are_those_of_the_model_card(name, published):
+    number = architecture_of_config(hub_model(name).config).num_parameters
+    assert f"{number / 1e9:.3f}".startswith(published)  # billions
+
+
+def test_deepseek_v3_has_671_billion_parameters_of_which_37_are_active():
+    architecture = architecture_of_config(DEEPSEEK_V3)
+    assert round(architecture.num_parameters / 1e9) == 671  # arXiv 2412.19437, abstract
+    assert round(architecture.num_multiplied / 1e9) == 37
+    assert architecture.num_parameters_read(1) < 40e9
+    assert architecture.num_parameters_read(1000) == pytest.approx(architecture.num_parameters, rel=1e-3)
+
+
+def test_adapters_are_counted_as_peft_does():
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(model_of(CONFIGS["qwen2"]), LoraConfig(r=4, target_modules="all-linear"))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert architecture_of_config(CONFIGS["qwen2"]).num_lora_parameters(4) == trained
+
+
+def test_vocabulary_of_a_model_from_scratch_is_the_character_tokenizer_s():
+    from open_r1.modeling import character_tokenizer
+
+    assert len(character_tokenizer()) == CHARACTER_VOCABULARY
+
+
+# --- Memory, measured
+
+
+A_QUARTER = Architecture(384, 2240, 1, 3, 1, 64, tied=True, attention_bias=True)  # of the 1.5B model's width
+
+
+@pytest.mark.parametrize(
+    ("residual", "autocast", "lora"),
+    [
+        (torch.float32, True, False),
+        (torch.float32, True, True),
+        (torch.bfloat16, False, False),
+        (torch.float32, False, False),
+    ],
+)
+def test_one_layer_keeps_what_the_formula_says(residual, autocast, lora):
+    """Measured by what autograd saves."""
+    measured = bytes_saved_per_token(config_of("qwen2", A_QUARTER), residual, autocast, lora)
+    assert measured * 0.98 <= A_QUARTER.layer_bytes_per_token(residual.itemsize, autocast) <= measured * 1.1
+
+
+@pytest.mark.parametrize(("residual", "autocast"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_layer_with_wide_heads_and_query_norms_keeps_what_the_formula_says(residual, autocast):
+    architecture = Architecture(320, 1600, 1, 8, 2, 64, tied=True, head_size=64, query_norms=True)
+    measured = bytes_saved_per_token(config_of("qwen3", architecture), residual, autocast, lora=False)
+    assert measured * 0.98 <= architecture.layer_bytes_per_token(residual.itemsize, autocast) <= measured * 1.1
+
+
+def config_of(model_type: str, architecture: Architecture) -> dict:
+    return {
+        "model_type": model_type,
+        "hidden_size": architecture.hidden,
+        "intermediate_size": architecture.intermediate,
+        "num_hidden_layers": architecture.layers,
+        "num_attention_heads": architecture.heads,
+        "num_key_value_heads": architecture.key_value_heads,
+        "vocab_size": architecture.vocabulary,
+        "tie_word_embeddings": architecture.tied,
+        **({"head_dim": architecture.head_size} if architecture.head_size else {}),
+    }
+
+
+def bytes_saved_per_token(config: dict, residual: torch.dtype, autocast: bool, lora: bool) -> float:
+    """Of tensors that are neither weights nor the layer's input, from two lengths, so that only tokens count."""
+    from peft import LoraConfig, get_peft_model
+
+    model = model_of(config, residual)
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=1, target_modules="all-linear")).get_base_model()
+
+    def saved(num_tokens: int) -> int:
+        hidden = torch.randn(1, num_tokens, config["hidden_size"], dtype=residual, requires_grad=True)
+        known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), hidden)}
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in known:
+                kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address comes twice
+            return tensor
+
+        position_embeddings = model.model.rotary_emb(hidden, torch.arange(num_tokens)[None])
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            model.model.layers[0](hidden, position_embeddings=position_embeddings, attention_mask=None)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    return (saved(192) - saved(64)) / 128
+
+
+def test_weights_gradients_and_optimizer_are_what_a_step_of_adamw_holds(write_recipe):
+    model = model_of({**SMALLEST_MODEL, "vocab_size": CHARACTER_VOCABULARY})
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(input_ids=torch.zeros(1, 4, dtype=torch.long), labels=torch.zeros(1, 4, dtype=torch.long)).loss.backward()
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
+    (plan,) = plans_of(load_recipe(write_recipe(**pretrain())))
+    bytes_of = {row: gib * GIB for row, gib in plan.memory.rows.items()}
+    assert bytes_of["weights"] == sum(p.nbytes for p in model.parameters())
+    assert bytes_of["gradients"] == sum(p.grad.nbytes for p in model.parameters())
+    assert bytes_of["optimizer"] == sum(state.nbytes for state in states)
+
+
+# --- Memory, as the layouts share it out
+
+
+def sft(trainer: dict | None = None, **sections) -> dict:
+    keys = {"max_length": 4096, "bf16": True, "max_steps": 10, "per_device_train_batch_size": 1}
+    return {
+        "step": "sft",
+        "model": {"name": "Qwen/Qwen2.5-7B"},
+        "data": [sums(64)],
+        "trainer": {**keys, **(trainer or {})},
+        "hardware": {"gpus_per_node": 8, "accelerate": "zero2", "gpu": "h100_80gb"},
+        **sections,
+    }
+
+
+def grpo(trainer: dict | None = None, **sections) -> dict:
+    keys = {"num_generations": 8, "max_completion_length": 3072, "vllm_max_model_length": 4096, "use_vllm": True}
+    keys |= {"vllm_enable_sleep_mode": True}
+    keys = {key: value for key, value in {**keys, **(trainer or {})}.items() if value is not None}
+    recipe = {**sft(keys, **sections), "step": "grpo", "rewards": ["accuracy"]} | sections
+    del recipe["trainer"]["max_length"]
+    return recipe
+
+
+def pretrain() -> dict:
+    trainer = {**CPU_TRAINER, "max_length": 64, "per_device_train_batch_size": 2}
+    return {"step": "pretrain", "model": {"architecture": SMALLEST_MODEL}, "data": [sums(64)], "trainer": trainer}
+
+
+def recipe_of(write_recipe, sections: dict) -> Recipe:
+    return load_recipe(write_recipe(**sections))
+
+
+def rows_under(kind: str, number: int, write_recipe, dtype: str) -> dict[str, float]:
+    recipe = recipe_of(write_recipe, sft(model={"name": "Qwen/Qwen2.5-7B", "dtype": dtype}))
+    architecture = architecture_of_config(hub_model("Qwen/Qwen2.5-7B").config)
+    return memory_of(recipe, architecture, Layout(kind, number), H100).rows
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "bytes_each"),  # of a parameter, on each of two processes: weights, gradients, optimizer
+    [
+        ("ddp", "float32", (4, 8, 8)),
+        ("zero2", "bfloat16", (2, 3, 6)),
+        ("zero3", "bfloat16", (1, 3, 6)),
+        ("fsdp2", "float32", (2, 2, 4)),
+    ],
+)
+def test_layout_shares_out(kind, dtype, bytes_each, write_recipe):
+    two, four = (rows_under(kind, number, write_recipe, dtype) for number in (2, 4))
+    parameters = architecture_of_config(hub_model("Qwen/Qwen2.5-7B").config).num_parameters
+    for row, expected in zip(("weights", "gradients", "optimizer"), bytes_each, strict=True):
+        shared = kind != "ddp" and not (kind == "zero2" and row == "weights")
+        if shared:  # whatever else is in the row does not depend on their number
+            assert (two[row] - four[row]) * GIB == pytest.approx(expected / 2 * parameters)
+        else:
+            assert two[row] == four[row]
+            assert two[row] * GIB == pytest.approx(expected * parameters)
+
+
+@pytest.mark.parametrize(
+    ("sections", "present", "absent"),
+    [
+        (grpo(), [SAMPLING, "KV cache"], ["reference model", SERVING]),
+        (grpo({"beta": 0.1}), ["reference model"], []),
+        (
+            grpo(
+                {"vllm_mode": "server", "vllm_max_model_length": None, "vllm_enable_sleep_mode": None},
+                hardware={
+                    "gpus_per_node": 8,
+                    "accelerate": "zero3",
+                    "vllm": {"nodes": 1, "data_parallel_size": 8, "max_model_length": 4096},
+                },
+            ),
+            [SERVING, "gathered weights"],
+            [SAMPLING],
+        ),
+        (grpo({"gradient_checkpointing": False}), ["all layers"], ["layer inputs", "one layer"]),
+        (grpo(model={"name": "Qwen/Qwen2.5-7B", "attn_implementation": "flash_attention_2"}), [], ["attention mask"]),
+    ],
+    ids=["colocated", "reference", "server", "no checkpointing", "flash attention"],
+)
+def test_rows_are_those_that_mean_something(sections, present, absent, write_recipe):
+    (plan,) = plans_of(recipe_of(write_recipe, sections))
+    assert set(present) <= set(plan.memory.rows)
+    assert not set(absent) & set(plan.memory.rows)
+
+
+def test_engine_that_does_not_sleep_takes_its_share_while_the_policy_trains(write_recipe):
+    asleep, awake = (
+        plans_of(recipe_of(write_recipe, grpo({"vllm_enable_sleep_mode": sleeps})))[0].memory.rows
+        for sleeps in (True, False)
+    )
+    assert awake[TRAINING] - asleep[TRAINING] == pytest.approx(awake["vLLM's share"])
+
+
+# --- What does not fit
+
+
+def test_what_fits_needs_no_mend(write_recipe):
+    assert mends_of(plans_of(recipe_of(write_recipe, sft()))[0]) == []
+
+
+ON_24 = {"gpus_per_node": 1, "accelerate": "one_gpu", "gpu": "l4_24gb"}
+MISFITS = {
+    "too many rows": sft({"max_length": 16384, "per_device_train_batch_size": 16}),
+    "all weights on 24 GB": sft({"max_length": 2048}, model={"name": "Qwen/Qwen2.5-1.5B"}, hardware=ON_24),
+    "no room for one completion": grpo({"vllm_gpu_memory_utilization": 0.2}),
+    "copies of everything": sft(hardware={"gpus_per_node": 8, "accelerate": "ddp", "gpu": "h100_80gb"}),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_each_mend_makes_it_fit(name, write_recipe):
+    (plan,) = plans_of(recipe_of(write_recipe, MISFITS[name]))
+    assert not plan.fits
+    mends = mends_of(plan)
+    assert mends
+    for mend in mends:
+        assert plan_of(with_overrides(plan.recipe, mend.overrides), Assumptions()).fits
+
+
+def test_mend_is_printed_as_one_types_it(write_recipe, capsys):
+    file = write_recipe(**MISFITS["copies of everything"])
+    assert main([str(file)]) == 1
+    shown = capsys.readouterr().out
+    (typed,) = {line.split('"')[1] for line in shown.splitlines() if "accelerate=zero2" in line}
+    assert main([str(file), *typed.split()]) == 0
+
+
+def test_other_layouts_are_compared_with_and_without_lora(write_recipe):
+    lora = {"name": "Qwen/Qwen2.5-7B", "lora": {"r": 8}}
+    (plan,) = plans_of(recipe_of(write_recipe, sft(model=lora)))
+    assert list(compared(plan)) == [
+        *("DDP with LoRA", "ZeRO-2 with LoRA", "DDP, all weights", "ZeRO-2, all weights"),
+        *("ZeRO-3, all weights", "FSDP2, all weights"),
+    ]
+
+
+# --- Work
+
+
+@pytest.mark.parametrize(
+    ("trainer", "rows_per_step", "tokens_per_row", "steps"),
+    [
+        ({"max_steps": -1, "num_train_epochs": 2}, 8, 1000, 16),  # 64 rows over 8 processes
+        ({"max_steps": -1, "num_train_epochs": 1, "packing": True}, 8, 4096, 2),  # 64,000 tokens in rows of 4,096
+        ({"max_steps": 7, "gradient_accumulation_steps": 4}, 32, 1000, 7),
+        ({"max_length": 512}, 8, 512, 10),  # what is longer is cut off
+    ],
+    ids=["epochs", "packing", "steps", "cut off"],
+)
+def test_steps_and_tokens_of_supervised_training(trainer, rows_per_step, tokens_per_row, steps, write_recipe):
+    work = work_of(recipe_of(write_recipe, sft(trainer)), Assumptions(tokens_per_row=1000))
+    assert (work.rows_per_step, work.tokens_per_row, work.steps) == (rows_per_step, tokens_per_row, steps)
+
+
+def test_tokens_that_nobody_knows_are_an_upper_bound_that_says_so(write_recipe):
+    work = work_of(recipe_of(write_recipe, sft()), Assumptions())
+    assert work.tokens_per_row == 4096
+    assert "upper bound" in work.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps", "prompts_per_step", "num_rollouts"),
+    [
+        ({"max_steps": 20, "gradient_accumulation_steps": 4}, 20, 4, 20),  # 1 x 8 processes x 4 = 32 completions
+        ({"max_steps": -1, "num_train_epochs": 1, "gradient_accumulation_steps": 4}, 16, 4, 16),  # 64 rows x 8
+        ({"max_steps": 20, "gradient_accumulation_steps": 4, "steps_per_generation": 16}, 20, 4, 5),
+        ({"max_steps": 20, "gradient_accumulation_steps": 4, "num_iterations": 2}, 20, 2, 10),
+    ],
+    ids=["steps", "epochs", "four steps from a rollout", "each completion twice"],
+)
+def test_steps_and_rollouts_of_grpo(trainer, steps, prompts_per_step, num_rollouts, write_recipe):
+    work = work_of(recipe_of(write_recipe, grpo(trainer)), Assumptions())
+    assert (work.steps, work.prompts_per_step, work.sampling[0].num_rollouts) == (steps, prompts_per_step, num_rollouts)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "passes"),
+    [({}, 1), ({"beta": 0.1}, 2), ({"vllm_importance_sampling_correction": False}, 0)],
+    ids=["vllm's ratio", "and a reference", "neither"],
+)
+def test_passes_over_logprobs_are_those_that_trl_makes(trainer, passes, write_recipe):
+    assert passes_over_logprobs(recipe_of(write_recipe, grpo(trainer))) == passes
+
+
+def test_decoding_is_bound_by_what_is_read():
+    """One completion of 1,000 tokens: 1,000 times the weights, and the cache that grows."""
+    architecture = architecture_of_config(hub_model("Qwen/Qwen2.5-7B").config)
+    whole = Assumptions(bandwidth_share=1.0)
+    one = Sampling("", None, 1, 1, 0, 1000, 1000)
+    seconds = rollout_seconds(architecture, Engines(1, 1, 0.0, None, 2), H100, one, whole)
+    weights = 1000 * 2 * architecture.num_parameters / 3350e9
+    assert weights < seconds < 1.01 * weights
+    many = Sampling("", None, 100, 1, 0, 1000, 1000)
+    halved = rollout_seconds(architecture, Engines(1, 1, 0.0, 50 * 1000, 2), H100, many, whole)
+    assert halved == pytest.approx(2 * weights, rel=0.2)  # the cache holds fifty
+
+
+# --- Every recipe
+
+
+@pytest.mark.parametrize("file", all_recipes(), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_recipe_is_planned_and_fits(file):
+    planned = planning.summary(load_recipe(file))
+    assert planned.fits
+    assert planned.peak_gib > 0
+    assert planned.hours is None or planned.hours > 0
+
+
+def test_pipeline_has_a_block_for_each_stage_and_a_sum(capsys):
+    assert main([str(TINY / "pipeline.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert "reasoning_rl: " in shown
+    assert "\nin all: " in shown
+
+
+def test_model_of_a_run_is_that_of_the_recipe_which_makes_it():
+    assert recipe_that_makes(RUNS / "tiny-r1/sft/latest/model").source == REPOSITORY / "recipes/tiny-r1/sft.yaml"
+    made = recipe_that_makes(RUNS / "tiny-r1/pipeline/latest/reasoning_rl/model")
+    assert made.source.name == "sft.yaml"  # the cold start, which the stage starts from
+    assert recipe_that_makes(RUNS / "nowhere/latest/model") is None
+
+
+def test_table_has_a_column_for_each_recipe():
+    recipes = [load_recipe(REPOSITORY / f"recipes/qwen2.5-7b-8x80gb/{step}.yaml") for step in ("sft", "grpo")]
+    table = planning.markdown(recipes).splitlines()
+    assert table[0] == "|  | sft | grpo |"
+    assert {line.count("|") for line in table} == {4}
+    rows = {line.split(" |")[0].lstrip("| *"): line for line in table}
+    assert "| **55.9** | **59.5** |" in rows[f"{TRAINING}, GiB**"]  # as scripts/memory_table.py had it
+    assert "| – | **72.5** |" in rows[f"{SAMPLING}, GiB**"]
+
+
+# --- What is not known
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        (sft(model={"name": "Qwen/Qwen9"}), "nothing is known of 'Qwen/Qwen9'"),
+        (sft(data=[{"name": "nobody/nothing"}], trainer={"per_device_train_batch_size": 1}), "nothing is known of"),
+        (
+            sft(hardware={"gpus_per_node": 1, "accelerate": "one_gpu", "gpu": "h100"}),
+            "hardware.gpu: unknown GPU 'h100'",
+        ),
+        (
+            {**sft(), "model": {"name": str(RUNS / "nowhere" / "latest" / "model")}},
+            "no model at",
+        ),
+    ],
+    ids=["model", "data", "gpu", "run"],
+)
+def test_what_is_not_known_is_one_line(sections, line, write_recipe, capsys):
+    assert main([str(write_recipe(**sections))]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert line in told
+
+
+def test_architecture_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="'lama' cannot be planned .*did you mean llama"):
+        architecture_of_config({"model_type": "lama"})
+
+
+def test_planner_imports_no_torch():
+    code = "import sys, open_r1.planning.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+def test_assumption_is_settable_and_stated(capsys):
+    assert main([str(TINY / "grpo.yaml"), "--mean-completion-tokens", "30"]) == 0
+    assert "mean_completion_tokens 30: instead of that share (set by you)" in capsys.readouterr().out
+
+
+def test_error_of_a_recipe_is_not_hidden(write_recipe):
+    with pytest.raises(RecipeError, match="unknown key"):
+        recipe_of(write_recipe, sft({"max_lenght": 5}))
