@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= eval,code,dev
 TINY := recipes/tiny-r1
+# Test files side by side, one a core up to four: most of a test's time is one process that imports torch.
+SIDE_BY_SIDE ?= -n auto --maxprocesses 4 --dist loadfile
 
 # $(call need_recipe,step) stops with one line if no recipe was named.
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
@@ -28,10 +30,10 @@ $(STAMP): setup.py requirements.lock
 	@touch $@
 
 test: $(STAMP)  ## the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 slow: $(STAMP)  ## the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) $(ARGS)
 
 slurm-test: $(STAMP)  ## the tests on a real Slurm, which they start themselves (Debian: slurmctld slurmd slurm-client munge)
 	$(BIN)/python -m pytest -m slurm $(ARGS)

@@ -115,7 +115,7 @@ def folder(recipes):
 
 
 def test_results_table_has_what_a_run_gave_beside_what_is_published(folder, run_of):
-    published = {"recipe": "evaluate.yaml", "model": "x", "benchmark": "tiny_sums", "metric": "pass@1", "score": 55.5}
+    published = {"recipe": "grpo.yaml", "model": "x", "benchmark": "tiny_sums", "metric": "pass@1", "score": 55.5}
     (folder / "evidence" / "published.json").write_text(json.dumps([{**published, "source": "somewhere"}]))
     assert evidence.results_table(folder).startswith("Not yet run.")
     file = evidence.add_evidence(run_of(folder / "evaluate.yaml"))

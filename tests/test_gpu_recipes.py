@@ -14,7 +14,8 @@ import yaml
 from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
 
 from open_r1 import check
-from open_r1.check import ACCELERATE_CONFIGS, check_recipe
+from open_r1.check import check_recipe
+from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.planning import plans_of
 from open_r1.planning.architecture import Architecture
 from open_r1.recipe import Recipe, RecipeError, load_recipe

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import CPU_TRAINER, REPOSITORY, sums
 
-from open_r1 import launch, signals
-from open_r1.check import ACCELERATE_CONFIGS
+from open_r1 import launch, running, signals
+from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.recipe import RecipeError, dump_recipe, load_recipe, parse_recipe
 from open_r1.resuming import check_recipe_of, differing_keys, last_checkpoint
 from open_r1.run_record import read_record, start_record, update_record, weights_sha256
@@ -222,7 +222,7 @@ def test_resume_from_other_weights_is_refused(recipe_with, run_of_three_steps, c
 
 def test_run_that_was_prolonged_is_not_moved_away_for_the_recipe_that_began_it(recipe_with, tmp_path, capsys):
     recipe = recipe_with()
-    run_dir = launch.run_directory(recipe, tmp_path / "runs")
+    run_dir = running.run_directory(recipe, tmp_path / "runs")
     start_record(run_dir, recipe_with(trainer={"max_steps": 9}), "x.yaml", [])
     recipe_with()
     assert launch.main(["grpo", str(recipe.source), "--runs", str(tmp_path / "runs")]) == 2
@@ -249,13 +249,13 @@ def test_launcher_sends_signals_on_and_waits(name, tmp_path, no_signals_yet, rec
         "sent = signal.sigtimedwait(signals, 30)\n"
         f"sys.exit(75 if sent and sent.si_signo == signal.{name} else 1)\n"
     )
-    monkeypatch.setattr(launch, "command", lambda recipe, run_dir: [sys.executable, "-c", program])
+    monkeypatch.setattr(running, "command", lambda recipe, run_dir: [sys.executable, "-c", program])
     recipe, run_dir = recipe_with(), tmp_path / "run"
-    assert launch.launch(recipe, run_dir) == 75
+    assert running.launch(recipe, run_dir) == 75
     assert read_record(run_dir)["status"] == "interrupted"
     assert json.loads((run_dir / "interrupted").read_text())["signal"] == name
-    monkeypatch.setattr(launch, "_run", lambda argv, environment: 0)
-    assert launch.launch(recipe, run_dir) == 0
+    monkeypatch.setattr(running, "_run", lambda argv, environment: 0)
+    assert running.launch(recipe, run_dir) == 0
     assert read_record(run_dir)["status"] == "done"
     assert not (run_dir / "interrupted").exists()
 
@@ -264,8 +264,8 @@ def test_process_that_a_signal_ends_before_it_can_answer_was_interrupted(
     tmp_path, no_signals_yet, recipe_with, monkeypatch
 ):
     program = "import os, signal\nos.kill(os.getpid(), signal.SIGUSR1)\nsignal.pause()"
-    monkeypatch.setattr(launch, "command", lambda recipe, run_dir: [sys.executable, "-c", program])
-    assert launch.launch(recipe_with(), tmp_path / "run") == 75
+    monkeypatch.setattr(running, "command", lambda recipe, run_dir: [sys.executable, "-c", program])
+    assert running.launch(recipe_with(), tmp_path / "run") == 75
     marker = json.loads((tmp_path / "run" / "interrupted").read_text())
     assert (marker["signal"], marker["step"]) == ("SIGUSR1", None)
 
@@ -472,13 +472,13 @@ def test_run_that_is_prolonged_ends_like_one_that_was_meant_to_be_as_long(recipe
     short = {"max_steps": 3, "save_strategy": "steps", "save_steps": 100}
     train(recipe_with(trainer={"max_steps": 5}), tmp_path / "whole")
     recipe = recipe_with(trainer=short)
-    run_dir = launch.run_directory(recipe, tmp_path / "runs")
+    run_dir = running.run_directory(recipe, tmp_path / "runs")
 
     def run(argv, environment) -> int:
         train(load_recipe(run_dir / "recipe.yaml"), run_dir)
         return 0
 
-    monkeypatch.setattr(launch, "_run", run)
+    monkeypatch.setattr(running, "_run", run)
     assert launch.main(["grpo", str(recipe.source), "--runs", str(tmp_path / "runs")]) == 0
     prolonged = ["grpo", str(recipe.source), "--resume", str(run_dir), "trainer.max_steps=5"]
     assert launch.main(prolonged) == 0
@@ -505,7 +505,7 @@ def run_launcher(
 
 def interrupt_and_take_up(recipe, runs: Path, interrupt: str) -> Path:
     """The run directory of a run that was interrupted in its third step and taken up again."""
-    run_dir = launch.run_directory(recipe, runs)
+    run_dir = running.run_directory(recipe, runs)
     interrupted = run_launcher(recipe.step, recipe, runs, interrupt)
     assert interrupted.returncode == 75, interrupted.stderr
     assert "Traceback" not in interrupted.stderr
@@ -535,7 +535,7 @@ def end_with_their_launcher(recipe, runs: Path, interrupt: str) -> Path:
     """The run directory of a run whose launcher was killed in its third step; whoever lives on fails by the timeout."""
     killed = run_launcher(recipe.step, recipe, runs, interrupt, timeout_seconds=120)
     assert killed.returncode == -signal.SIGKILL
-    run_dir = launch.run_directory(recipe, runs)
+    run_dir = running.run_directory(recipe, runs)
     assert last_checkpoint(run_dir / "checkpoints").name == "checkpoint-2"
     assert read_record(run_dir)["status"] == "running"
     return run_dir
@@ -555,13 +555,13 @@ def test_run_whose_launcher_was_killed_is_taken_up_again(recipe_with, tmp_path):
     assert run_launcher("grpo", recipe, tmp_path / "whole").returncode == 0
     run_dir = end_with_their_launcher(recipe, tmp_path / "runs", "SIGKILL 2 launcher")
     assert run_launcher("grpo", recipe, tmp_path / "runs").returncode == 0
-    assert_same_run(launch.run_directory(recipe, tmp_path / "whole"), run_dir)
+    assert_same_run(running.run_directory(recipe, tmp_path / "whole"), run_dir)
 
 
 def test_run_that_somebody_is_at_work_on_is_not_begun_again(recipe_with, tmp_path, capsys):
     recipe = recipe_with()
-    run_dir = launch.run_directory(recipe, tmp_path / "runs")
-    with launch.alone_at_work(run_dir):
+    run_dir = running.run_directory(recipe, tmp_path / "runs")
+    with running.alone_at_work(run_dir):
         assert launch.main(["grpo", str(recipe.source), "--runs", str(tmp_path / "runs")]) == 2
     expected = f"{run_dir}: another process is at work on this run; wait for it, or end it\n"
     assert capsys.readouterr().err == expected
@@ -577,7 +577,7 @@ def test_processes_of_a_run_stop_at_the_same_step(interrupt, recipe_with, tmp_pa
     )
     assert run_launcher("grpo", recipe, tmp_path / "whole").returncode == 0
     run_dir = interrupt_and_take_up(recipe, tmp_path / "runs", interrupt)
-    assert_same_run(launch.run_directory(recipe, tmp_path / "whole"), run_dir)
+    assert_same_run(running.run_directory(recipe, tmp_path / "whole"), run_dir)
 
 
 @pytest.mark.slow
@@ -586,7 +586,7 @@ def test_pipeline_ends_with_the_stage_that_was_interrupted(recipe_with, write_re
     stages = [{"name": "first", "recipe": "grpo.yaml"}, {"name": "second", "recipe": "grpo.yaml"}]
     stages[1]["set"] = {"model": {"name": "stage:first"}}
     recipe = load_recipe(write_recipe("pipeline.yaml", step="pipeline", stages=stages))
-    run_dir = launch.run_directory(recipe, tmp_path / "runs")
+    run_dir = running.run_directory(recipe, tmp_path / "runs")
     # The launcher sends it to the pipeline, the pipeline to accelerate, and that to the process that trains.
     interrupted = run_launcher("pipeline", recipe, tmp_path / "runs", "SIGTERM 2 pipeline")
     assert interrupted.returncode == 75, interrupted.stderr

@@ -16,7 +16,7 @@ from conftest import CPU_TRAINER, REPOSITORY, TINY, sums
 from safetensors import safe_open
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from open_r1 import accelerate_launch, endings, launch
+from open_r1 import accelerate_launch, endings, launch, running
 from open_r1.nodes import NUM_BLOCKS, Nodes, first_port, nodes_of
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.run_record import read_record, update_record
@@ -60,7 +60,7 @@ def write_grpo_recipe(write_recipe, smallest_model):
 
 
 def test_command_goes_through_accelerate(sft_recipe, tmp_path):
-    argv = launch.command(load_recipe(sft_recipe, ["hardware.processes_per_node=2"]), tmp_path)
+    argv = running.command(load_recipe(sft_recipe, ["hardware.processes_per_node=2"]), tmp_path)
     text = " ".join(argv)
     assert "open_r1.accelerate_launch --config_file" in text
     assert "--num_processes 2" in text
@@ -69,7 +69,7 @@ def test_command_goes_through_accelerate(sft_recipe, tmp_path):
 
 def test_same_recipe_and_seed_are_the_same_run(sft_recipe, tmp_path):
     def directory(*overrides):
-        return launch.run_directory(load_recipe(sft_recipe, overrides), tmp_path)
+        return running.run_directory(load_recipe(sft_recipe, overrides), tmp_path)
 
     assert directory() == directory()
     assert len({directory(), directory("seed=1"), directory("trainer.max_steps=3")}) == 3
@@ -105,13 +105,13 @@ def test_wrong_recipe_has_no_traceback_and_leaves_no_run(sft_recipe, tmp_path):
 
 def test_run_that_began_from_other_weights_is_moved_away_and_not_taken_up(sft_recipe, tmp_path, monkeypatch):
     recipe, run_dir = load_recipe(sft_recipe), tmp_path / "run"
-    monkeypatch.setattr(launch, "_run", lambda argv, environment: 0)
+    monkeypatch.setattr(running, "_run", lambda argv, environment: 0)
     before, after = ([{"name": "base", "run": "x", "weights_sha256": sha256}] for sha256 in ("a", "b"))
-    assert launch.launch(recipe, run_dir, before) == 0
+    assert running.launch(recipe, run_dir, before) == 0
     (run_dir / "checkpoints").mkdir()
-    assert launch.is_done(run_dir, recipe, before)
-    assert not launch.is_done(run_dir, recipe, after)
-    assert launch.launch(recipe, run_dir, after) == 0
+    assert running.is_done(run_dir, recipe, before)
+    assert not running.is_done(run_dir, recipe, after)
+    assert running.launch(recipe, run_dir, after) == 0
     assert not (run_dir / "checkpoints").exists()
     assert (tmp_path / "run.stale1" / "checkpoints").is_dir()
 
@@ -259,7 +259,7 @@ def test_srun_starts_it_once_on_each_node(nodes, hosts, words):
 
 def test_command_of_several_nodes_leads_to_the_first(sft_recipe, tmp_path):
     recipe = load_recipe(sft_recipe, ["hardware.nodes=3", "hardware.processes_per_node=2"])
-    text = shlex.join(launch.command(recipe, tmp_path, Nodes(HOSTS, (), "srun", first_port=10_010)))
+    text = shlex.join(running.command(recipe, tmp_path, Nodes(HOSTS, (), "srun", first_port=10_010)))
     assert "--num_processes 6 --num_machines 3 " in text
     assert "--main_process_port 10010 --main_process_ip h1 " in text
 
@@ -333,7 +333,7 @@ def test_launcher_believes_the_first_node_that_failed_and_not_the_runner(sft_rec
     srun.write_text('#!/bin/bash\necho 3 > "$OPEN_R1_ENDINGS/0"\necho 75 > "$OPEN_R1_ENDINGS/1"\nexit 75\n')
     srun.chmod(0o755)
     run_dir = tmp_path / "run"
-    assert launch.launch(load_recipe(sft_recipe, ["hardware.nodes=2"]), run_dir) == 3
+    assert running.launch(load_recipe(sft_recipe, ["hardware.nodes=2"]), run_dir) == 3
     assert read_record(run_dir)["status"] == "failed"
 
 
@@ -341,7 +341,7 @@ def test_processes_on_other_nodes_are_not_told_to_die_with_the_launcher(sft_reci
     srun = tmp_path / "bin" / "srun"
     srun.write_text('#!/bin/bash\nexit "${OPEN_R1_PARENT:-0}"\n')
     srun.chmod(0o755)
-    assert launch.launch(load_recipe(sft_recipe, ["hardware.nodes=2"]), tmp_path / "run") == 0
+    assert running.launch(load_recipe(sft_recipe, ["hardware.nodes=2"]), tmp_path / "run") == 0
 
 
 # --- scripts/on_hosts.sh, with something in the place of ssh that stays on this machine
@@ -435,7 +435,7 @@ def test_run_taken_up_from_a_checkpoint_ends_with_the_same_weights(num_processes
     )
     runs = tmp_path / "runs"
     assert run_launcher("grpo", recipe, "--runs", runs).returncode == 0
-    run_dir = launch.run_directory(load_recipe(recipe), runs)
+    run_dir = running.run_directory(load_recipe(recipe), runs)
     whole = read_record(run_dir)["weights_sha256"]
     # As if it had been killed after step 3: the last checkpoint is that of step 2.
     shutil.rmtree(run_dir / "checkpoints" / "checkpoint-4")
@@ -473,7 +473,7 @@ def test_pipeline_skips_what_is_done_and_takes_up_what_failed(sft_recipe, write_
         ],
     )
     runs = tmp_path / "runs"
-    run_dir = launch.run_directory(load_recipe(pipeline), runs)
+    run_dir = running.run_directory(load_recipe(pipeline), runs)
     (run_dir / "evaluation").mkdir(parents=True)
     (run_dir / "evaluation" / "completions").write_text("a file where a folder must be")  # makes the third stage fail
     first = run_launcher("pipeline", pipeline, "--runs", runs)

@@ -8,8 +8,9 @@ import torch
 from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
 
 from open_r1 import planning
-from open_r1.check import RUNS, all_recipes
+from open_r1.check import all_recipes
 from open_r1.hub import hub_model
+from open_r1.places import RUNS
 from open_r1.planning.__main__ import main
 from open_r1.planning.architecture import Architecture, architecture_of_config
 from open_r1.planning.assumptions import Assumptions

@@ -9,13 +9,13 @@ from conftest import CPU_TRAINER, sums
 from rich.console import Console
 
 from open_r1 import profiling
-from open_r1.check import RUNS
-from open_r1.launch import run_directory
+from open_r1.places import RUNS
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.report.phases import StepTimes, step_times
 from open_r1.report.pictures import MAX_BARS, _stacked_bars
 from open_r1.report.reading import read_all
 from open_r1.report.table import print_phases
+from open_r1.running import run_directory
 
 EVALUATION = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "load_best_model_at_end": True}
 PNG = b"\x89PNG\r\n"

@@ -3,7 +3,7 @@
 import pytest
 from conftest import TINY
 
-from open_r1 import launch
+from open_r1 import launch, running
 from open_r1.recipe import load_recipe
 from open_r1.run_record import read_record
 
@@ -12,7 +12,7 @@ from open_r1.run_record import read_record
 def run_dir():
     pipeline = TINY / "pipeline.yaml"
     assert launch.main(["pipeline", str(pipeline)]) == 0
-    return launch.run_directory(load_recipe(pipeline))
+    return running.run_directory(load_recipe(pipeline))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, sums
 from safetensors.torch import load_file
 
 from open_r1 import modeling
-from open_r1.check import ACCELERATE_CONFIGS
+from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.recipe import Model
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 from conftest import CPU_TRAINER, sums
 
-from open_r1 import distill, evaluate, launch, shares, signals, training
+from open_r1 import distill, evaluate, launch, running, shares, signals, training
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.run_record import read_record, start_record, update_record
 from open_r1.shares import Share, all_shares
@@ -182,10 +182,10 @@ def test_a_share_at_work_holds_the_joining_run_back(begun):
     recipe, run_dir = begun
     leave_share(run_dir, recipe, Share(2, 0))
     with (
-        launch.alone_at_work(Share(2, 0).directory(run_dir)),
+        running.alone_at_work(Share(2, 0).directory(run_dir)),
         pytest.raises(RecipeError, match="0-of-2: another process is at work on this run"),
     ):
-        launch.launch(recipe, run_dir, PARENTS)
+        running.launch(recipe, run_dir, PARENTS)
 
 
 def test_shares_stay_where_a_run_from_other_weights_is_moved_away(begun, monkeypatch, capsys):
@@ -194,8 +194,8 @@ def test_shares_stay_where_a_run_from_other_weights_is_moved_away(begun, monkeyp
     new_parents = [{**PARENTS[0], "weights_sha256": "b"}]
     leave_share(run_dir, recipe, Share(2, 0))
     leave_share(run_dir, recipe, Share(2, 1), parents=new_parents)
-    monkeypatch.setattr(launch, "_run", lambda argv, environment: 0)
-    assert launch.launch(recipe, run_dir, new_parents) == 0
+    monkeypatch.setattr(running, "_run", lambda argv, environment: 0)
+    assert running.launch(recipe, run_dir, new_parents) == 0
     assert list(shares.taken_up(run_dir)) == [Share(2, 1)]
     assert not (run_dir / "completions").exists()
     stale = run_dir.with_name("run.stale1")
@@ -223,15 +223,18 @@ def run_here(argv: list[str], environment: dict[str, str]) -> int:
     return 0
 
 
-@pytest.mark.parametrize("run", [run_here, pytest.param(launch._run, marks=pytest.mark.slow)], ids=["here", "launched"])
+LAUNCHED = pytest.param(running._run, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("run", [run_here, LAUNCHED], ids=["here", "launched"])
 def test_evaluation_joined_from_a_share_is_that_of_one_run(run, evaluate_recipe, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(launch, "_run", run)
+    monkeypatch.setattr(running, "_run", run)
     whole = tmp_path / "whole"
     whole.mkdir()
     evaluate.evaluate(load_recipe(evaluate_recipe), whole)
 
     command = ["evaluate", str(evaluate_recipe), "--runs", str(tmp_path / "runs")]
-    run_dir = launch.run_directory(load_recipe(evaluate_recipe), tmp_path / "runs")
+    run_dir = running.run_directory(load_recipe(evaluate_recipe), tmp_path / "runs")
     assert launch.main([*command, "--share", "0/2"]) == 0
     share = Share(2, 0).directory(run_dir)
     assert list(read_record(share)["scores"]) == ["first", "second"]
@@ -361,7 +364,7 @@ def test_a_judge_that_breaks_stops_a_share_and_leaves_no_traces(write_distill_re
 def test_distillation_from_shares_through_the_launcher(write_distill_recipe, tmp_path, capfd):
     file = write_distill_recipe(rewards=["format"])
     command = ["distill", str(file), "--runs", str(tmp_path / "runs")]
-    run_dir = launch.run_directory(load_recipe(file), tmp_path / "runs")
+    run_dir = running.run_directory(load_recipe(file), tmp_path / "runs")
     assert launch.main([*command, "--share", "1/2"]) == 0
     share = Share(2, 1).directory(run_dir)
     assert not (share / "model").exists()
@@ -378,11 +381,11 @@ def test_two_shares_are_the_traces_of_two_processes(write_distill_recipe, tmp_pa
     file, runs = write_distill_recipe(rewards=["format"]), str(tmp_path / "runs")
     hardware = ["hardware.processes_per_node=2", "hardware.threads_per_process=1"]
     assert launch.main(["distill", str(file), *hardware, "--runs", runs]) == 0
-    two_processes = launch.run_directory(load_recipe(file, hardware), tmp_path / "runs")
+    two_processes = running.run_directory(load_recipe(file, hardware), tmp_path / "runs")
     one_process = ["hardware.threads_per_process=1"]
     for share in ("0/2", "1/2"):
         assert launch.main(["distill", str(file), *one_process, "--runs", runs, "--share", share]) == 0
     assert launch.main(["distill", str(file), *one_process, "--runs", runs]) == 0
-    assert traces_of(launch.run_directory(load_recipe(file, one_process), tmp_path / "runs")) == traces_of(
+    assert traces_of(running.run_directory(load_recipe(file, one_process), tmp_path / "runs")) == traces_of(
         two_processes
     )

@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.data import columns_of
 from open_r1.incompatible import incompatible_settings, missing_packages
+from open_r1.places import ACCELERATE_CONFIGS, HUB, RECIPES, RUNS
 from open_r1.procedural import FAMILIES
 from open_r1.recipe import (
     STAGE_REFERENCE,
@@ -33,11 +34,7 @@ from open_r1.rewards.completion import prefill_problems
 from open_r1.stages import stage_recipe
 from open_r1.wording import closest
 
-REPOSITORY = Path(__file__).parents[2]
-RECIPES = REPOSITORY / "recipes"
-RUNS = REPOSITORY / "runs"
-ACCELERATE_CONFIGS = RECIPES / "accelerate_configs"
-NO_RECIPES = (ACCELERATE_CONFIGS, RECIPES / "hub")
+NO_RECIPES = (ACCELERATE_CONFIGS, HUB)
 LABEL = re.compile(r"[\w.-]+")  # of a model that is scored; becomes part of a file's name
 STEPS_WITHOUT_MODEL = ("evaluate", "pipeline")
 
@@ -59,7 +56,7 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
         *incompatible_settings(recipe, accelerate_config),
         *(missing_packages(recipe, accelerate_config) if before_run else ()),
     ]
-    lines = [f"{recipe.source}: {problem}" for problem in problems] + _server_problems(recipe)
+    lines = [f"{recipe.source}: {problem}" for problem in problems]
     if recipe.step == "pipeline":
         lines += _stage_problems(recipe)
     if lines:
@@ -320,17 +317,6 @@ def _hardware_problems(recipe: Recipe) -> Iterator[str]:
             f"hardware.accelerate: {config} {uses}, but gpus_per_node is {recipe.hardware.gpus_per_node}; "
             f"for GPUs give both, e.g. {{gpus_per_node: 1, accelerate: ddp}}"
         )
-
-
-def _server_problems(recipe: Recipe) -> list[str]:
-    """Whole lines."""
-    from open_r1.vllm_server import check_server  # which knows of nodes, and they of the repository's paths here
-
-    try:
-        check_server(recipe)
-    except RecipeError as error:
-        return error.lines
-    return []
 
 
 def _accelerate_config(recipe: Recipe) -> dict:

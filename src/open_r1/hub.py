@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from open_r1.places import HUB
 from open_r1.recipe import RecipeError
 from open_r1.recipe.sections import Section
 from open_r1.wording import closest
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "hub"
 COMMIT = r"^[0-9a-f]{40}$"
 
 
@@ -51,17 +51,17 @@ class HubDataset(Section):
     fixture: str
 
 
-def hub_model(name: str, folder: Path = FOLDER) -> HubModel:
+def hub_model(name: str, folder: Path = HUB) -> HubModel:
     """The entry of a Hub id in models.yaml. Raises RecipeError, with the mend, if there is none."""
     return _entry(name, folder / "models.yaml", HubModel)
 
 
-def hub_dataset(name: str, folder: Path = FOLDER) -> HubDataset:
+def hub_dataset(name: str, folder: Path = HUB) -> HubDataset:
     """The entry of a Hub id in datasets.yaml. Raises RecipeError, with the mend, if there is none."""
     return _entry(name, folder / "datasets.yaml", HubDataset)
 
 
-def fixture_of(dataset: HubDataset, folder: Path = FOLDER) -> Path:
+def fixture_of(dataset: HubDataset, folder: Path = HUB) -> Path:
     """The file with rows of the data set's schema."""
     return folder / "fixtures" / dataset.fixture
 

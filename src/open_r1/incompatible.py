@@ -37,6 +37,7 @@ def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) 
 
     `accelerate_config` is what the file says that `hardware.accelerate` names.
     """
+    yield from _of_server(recipe)
     if recipe.step not in TRAINER_CONFIGS:
         return
     yield from _of_processes(recipe, accelerate_config)
@@ -213,4 +214,25 @@ def _of_vllm(recipe: Recipe) -> Iterator[str]:
         yield (
             f"trainer.vllm_max_model_length: {longest} tokens are to hold a prompt and its completion, but "
             f"max_completion_length alone is {completion}; raise it, or completions are cut short"
+        )
+
+
+def _of_server(recipe: Recipe) -> Iterator[str]:
+    server = recipe.hardware.vllm
+    if server is None:
+        return
+    if recipe.step != "grpo":
+        yield f"hardware.vllm: step {recipe.step} has no server; remove it"
+        return
+    if not recipe.trainer.get("use_vllm") or recipe.trainer.get("vllm_mode") != "server":
+        yield "hardware.vllm: nothing asks the server; set trainer.use_vllm: true and trainer.vllm_mode: server"
+    for key in ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port"):
+        if key in recipe.trainer:
+            yield f"trainer.{key}: hardware.vllm starts a server of its own; remove one"
+    if server.nodes == 0 and recipe.hardware.nodes > 1:
+        yield "hardware.vllm.nodes: beside several nodes that train the server needs its own; write nodes: 1"
+    if server.data_parallel_size % max(1, server.nodes):
+        yield (
+            f"hardware.vllm.data_parallel_size: {server.data_parallel_size} copies cannot be dealt out over "
+            f"{server.nodes} nodes; give a multiple"
         )

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from open_r1.check import REPOSITORY
+from open_r1.places import REPOSITORY
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.slurm.site import Container, site_of_this_process
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from open_r1 import run_record, signals
 from open_r1.check import check_recipe
-from open_r1.launch import is_done, launch, model_parents
 from open_r1.recipe import Recipe, RecipeError, Stage, dump_recipe, load_recipe
 from open_r1.resuming import RECIPE_FILE
+from open_r1.running import is_done, launch, model_parents
 from open_r1.slurm.site import site_of_this_process
 from open_r1.stages import freeze_stages, references_of, stage_recipe
 from open_r1.step_process import RunStopped, run_step
@@ -119,7 +119,7 @@ def gather_scores(recipe: Recipe, run_dir: Path) -> None:
 
 
 def stage_parents(recipe: Recipe, stage: Stage, resolved: Recipe, run_dir: Path) -> list[dict[str, Any]]:
-    """As launch.model_parents, the runs of this pipeline named by their stage."""
+    """As running.model_parents, the runs of this pipeline named by their stage."""
     names = {str(run_dir / earlier.name): earlier.name for earlier in recipe.stages}
     return [{**parent, "name": names.get(parent["run"], parent["name"])} for parent in model_parents(resolved)]
 

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from open_r1.check import RUNS, check_recipe
-from open_r1.launch import launch, model_parents, run_directory
+from open_r1.check import check_recipe
+from open_r1.places import RUNS
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 from open_r1.report.phases import step_times
 from open_r1.report.pictures import draw_phases
 from open_r1.report.reading import read_all
 from open_r1.report.table import print_phases
+from open_r1.running import launch, model_parents, run_directory
 from open_r1.signals import EXIT_INTERRUPTED
 from open_r1.stages import stage_recipe
 

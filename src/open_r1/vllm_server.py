@@ -18,7 +18,7 @@ from pathlib import Path
 
 from open_r1 import signals
 from open_r1.nodes import Nodes
-from open_r1.recipe import Recipe, RecipeError, VllmServer
+from open_r1.recipe import Recipe, RecipeError
 from open_r1.slurm.site import site_of_this_process
 
 URL = "OPEN_R1_VLLM_URL"
@@ -92,7 +92,7 @@ def serving(recipe: Recipe, run_dir: Path, nodes: Nodes) -> Iterator[Server]:
 def server_command(recipe: Recipe, nodes: Nodes, number: int = 0) -> list[str]:
     """The argv of the server's process on the n-th of the nodes that serve: `vllm serve`, with what TRL needs of it."""
     section, port = recipe.hardware.vllm, nodes.first_port
-    per_node = copies_per_node(recipe)
+    per_node = section.copies_per_node
     argv = [
         *(*site_of_this_process().vllm, recipe.model_path(recipe.model.name)),
         *("--host", "0.0.0.0" if nodes.serving else "127.0.0.1", "--port", str(port + SERVER_PORT)),
@@ -112,36 +112,6 @@ def server_command(recipe: Recipe, nodes: Nodes, number: int = 0) -> list[str]:
         argv += ["--data-parallel-rpc-port", str(port + RPC_PORT)]
         argv += ["--headless", "--data-parallel-start-rank", str(number * per_node)] if number else []
     return argv
-
-
-def copies_per_node(recipe: Recipe) -> int:
-    """Copies of the model on each node that serves. Raises RecipeError if they cannot be dealt out evenly."""
-    section = recipe.hardware.vllm
-    copies, left_over = divmod(section.data_parallel_size, max(1, section.nodes))
-    if left_over:
-        raise RecipeError(
-            f"{recipe.source}: hardware.vllm.data_parallel_size: {section.data_parallel_size} copies cannot be dealt "
-            f"out over {section.nodes} nodes; give a multiple"
-        )
-    return copies
-
-
-def check_server(recipe: Recipe) -> None:
-    """Raises RecipeError if hardware.vllm cannot be had beside the rest of the hardware."""
-    section: VllmServer | None = recipe.hardware.vllm
-    if section is None:
-        return
-    where = f"{recipe.source}: hardware.vllm"
-    if recipe.step != "grpo":
-        raise RecipeError(f"{where}: step {recipe.step} has no server; remove it")
-    if not recipe.trainer.get("use_vllm") or recipe.trainer.get("vllm_mode") != "server":
-        raise RecipeError(f"{where}: nothing asks the server; set trainer.use_vllm: true and trainer.vllm_mode: server")
-    for key in ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port"):
-        if key in recipe.trainer:
-            raise RecipeError(f"{recipe.source}: trainer.{key}: hardware.vllm starts a server of its own; remove one")
-    if section.nodes == 0 and recipe.hardware.nodes > 1:
-        raise RecipeError(f"{where}.nodes: beside several nodes that train the server needs its own; write nodes: 1")
-    copies_per_node(recipe)
 
 
 def split_gpus(recipe: Recipe) -> tuple[str | None, str | None]:

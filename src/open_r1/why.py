@@ -14,8 +14,8 @@ import pandas as pd
 
 from open_r1.judging import shared_pool
 from open_r1.judging.mathematics.shortcut import without_algebra
-from open_r1.launch import run_directory
 from open_r1.recipe import Recipe, RecipeError, load_recipe
+from open_r1.running import run_directory
 from open_r1.stages import stage_recipe
 
 MAX_SHOWN_CHARACTERS = 1500

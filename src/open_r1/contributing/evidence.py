@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_r1.check import RECIPES, REPOSITORY
+from open_r1.places import RECIPES, REPOSITORY
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.run_record import read_record
 
@@ -94,17 +94,24 @@ def results_table(folder: Path) -> str:
     evidence = evidence_of(folder)
     if not evidence:
         return "Not yet run. `make evidence RUN=runs/…` puts a finished run here."
-    published = {(entry.recipe, entry.benchmark): entry for entry in published_of(folder)}
+    published = published_of(folder)
     lines = ["| recipe | seed | result | published | hours | USD | commit |", "|---|---|---|---|---|---|---|"]
     for entry in evidence:
         hours, cost = f"{entry['seconds'] / 3600:.2f}", "–" if entry["cost_usd"] is None else f"{entry['cost_usd']:.0f}"
         commit = (entry["commit"] or "none")[:8] + (" and changes" if entry["dirty"] else "")
         name = f"[{entry['recipe']}]({entry['file']})" + ("" if _is_current(folder, entry) else ", with other settings")
         for result, benchmark in _results(entry):
-            other = published.get((entry["recipe"], benchmark))
+            other = _to_compare(published, entry["recipe"], benchmark)
             shown = f"{other.score:g} ({other.metric})" if other else "–"
             lines.append(f"| {name} | {entry['seed']} | {result} | {shown} | {hours} | {cost} | {commit} |")
     return "\n".join(lines)
+
+
+def _to_compare(published: list[Published], recipe: str, benchmark: str | None) -> Published | None:
+    """The score of the same recipe, or, of an evaluation, the only one that the folder has of the benchmark."""
+    of_benchmark = [score for score in published if score.benchmark == benchmark]
+    of_recipe = [score for score in of_benchmark if score.recipe == recipe]
+    return (of_recipe or (of_benchmark if len(of_benchmark) == 1 else [None]))[0]
 
 
 def _results(entry: dict[str, Any]) -> Iterator[tuple[str, str | None]]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from open_r1.check import RECIPES, RUNS, check_recipe
+from open_r1.check import check_recipe
+from open_r1.places import RECIPES, RUNS
 from open_r1.recipe import RecipeError, is_path, load_recipe
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

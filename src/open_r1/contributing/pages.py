@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from open_r1 import planning
-from open_r1.check import ACCELERATE_CONFIGS, RECIPES
 from open_r1.contributing.evidence import evidence_of, published_of, results_table
+from open_r1.places import ACCELERATE_CONFIGS, RECIPES
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 
 PLANNED_STEPS = ("sft", "grpo", "distill", "pipeline")

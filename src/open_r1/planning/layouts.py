@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from open_r1.check import ACCELERATE_CONFIGS
+from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.recipe import Recipe, RecipeError
 
 LAYOUTS = ("ddp", "zero2", "zero3", "fsdp2")  # what can be compared; `one` and `cpu` are recipes' own

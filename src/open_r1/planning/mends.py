@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from open_r1.check import ACCELERATE_CONFIGS
 from open_r1.incompatible import incompatible_settings
+from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.planning.layouts import LAYOUTS, Layout, layout_of
 from open_r1.planning.memory import Memory, checkpoints_activations, memory_of, uses_flash_attention
 from open_r1.planning.plan import Plan

@@ -201,6 +201,11 @@ class VllmServer(Section):
     def num_gpus(self) -> int:
         return self.tensor_parallel_size * self.data_parallel_size
 
+    @property
+    def copies_per_node(self) -> int:
+        """Copies of the model on each node that serves."""
+        return self.data_parallel_size // max(1, self.nodes)
+
 
 class Hardware(Section):
     """Where the run takes place. `accelerate` names a file in recipes/accelerate_configs/."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from open_r1.check import RUNS, all_recipes
+from open_r1.check import all_recipes
+from open_r1.places import RUNS
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.rehearsal.rehearsing import Result, needs_rehearsal, prepare, rehearse
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import safetensors
 
 from open_r1 import signals
-from open_r1.check import RECIPES, check_recipe
+from open_r1.check import check_recipe
+from open_r1.places import RECIPES
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS
 from open_r1.rehearsal.shrinking import STEPS, Rehearsal, rehearsal_of
@@ -114,7 +115,9 @@ def problems_of(rehearsal: Rehearsal, run_dir: Path) -> Iterator[str]:
         steps = [log["step"] for log in logs]
         if steps != list(range(1, STEPS + 1)):
             yield f"{file}: the steps {steps} were trained, not the first {STEPS}"
-        elif not any(log["grad_norm"] > 0 and math.isfinite(log["grad_norm"]) for log in logs):
+        elif not all(math.isfinite(log["grad_norm"]) for log in logs):
+            yield f"{file}: a gradient is not finite"
+        elif not any(log["grad_norm"] > 0 for log in logs):
             yield f"{file}: no step had a gradient"
 
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from open_r1.check import RECIPES, RUNS
 from open_r1.hub import HubModel, hub_model
+from open_r1.places import RECIPES, RUNS
 from open_r1.recipe import STAGE_REFERENCE, Recipe, RecipeError, is_path, load_recipe
 from open_r1.stages import stage_recipe
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from open_r1.check import check_recipe
-from open_r1.launch import run_directory
 from open_r1.recipe import RecipeError, is_path, load_recipe
+from open_r1.running import run_directory
 from open_r1.slurm.jobs import Job, jobs_of
 from open_r1.slurm.site import VARIABLE, load_site, site_file
 from open_r1.slurm.submitting import Submission, check_slurm, next_folder

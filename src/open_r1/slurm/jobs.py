@@ -7,7 +7,6 @@ from open_r1.nodes import SINGLE_PROCESS_STEPS, num_nodes_of
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.slurm.site import Site
 from open_r1.stages import stage_recipe
-from open_r1.vllm_server import check_server, copies_per_node
 
 CPUS_PER_GPU = 8  # a process that trains, and the workers that load and judge for it
 
@@ -75,7 +74,6 @@ def _num_shares(recipe: Recipe, site: Site, asked_for: int | None) -> int:
 
 def resources_of(recipe: Recipe, site: Site) -> Resources:
     """What the job of one step asks for. Raises RecipeError if a node of the site does not have it."""
-    check_server(recipe)
     hardware, where = recipe.hardware, recipe.source
     nodes = num_nodes_of(recipe)
     gpus = min(1, hardware.gpus_per_node) if recipe.step in SINGLE_PROCESS_STEPS else hardware.gpus_per_node
@@ -86,7 +84,7 @@ def resources_of(recipe: Recipe, site: Site) -> Resources:
         wanted += f" and {hardware.vllm.num_gpus} for hardware.vllm on the same node"
     elif hardware.vllm is not None:
         nodes += hardware.vllm.nodes
-        serving = copies_per_node(recipe) * hardware.vllm.tensor_parallel_size
+        serving = hardware.vllm.copies_per_node * hardware.vllm.tensor_parallel_size
         if serving > gpus:
             gpus, wanted = serving, f"hardware.vllm: {serving} GPUs on each of its nodes"
     if gpus > site.gpus_per_node:

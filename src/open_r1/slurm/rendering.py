@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from open_r1.check import REPOSITORY
+from open_r1.places import REPOSITORY
 from open_r1.recipe import Recipe
 from open_r1.slurm.jobs import Job
 from open_r1.slurm.site import VARIABLE, Site

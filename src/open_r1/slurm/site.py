@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from open_r1.check import REPOSITORY
+from open_r1.places import REPOSITORY
 from open_r1.recipe import RecipeError
 from open_r1.wording import closest
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_r1 import pipeline
-from open_r1.launch import RUN_DIRECTORY_FILE
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.resuming import RECIPE_FILE
 from open_r1.slurm.jobs import Job
 from open_r1.slurm.rendering import SITE_FILE, script_of
 from open_r1.slurm.site import Site, dump_site
 
+RUN_DIRECTORY_FILE = "run_directory"
 JOBS_FILE = "jobs.json"
 MAX_SUBMISSIONS = 100_000
 

@@ -10,6 +10,7 @@ watchdog     what ends a process that waits for another in vain
 """
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from open_r1.gold_check import (
     row_problems,
 )
 from open_r1.recipe import Recipe, RecipeError
+from open_r1.recipe.trainer_fields import trainer_value
 from open_r1.resuming import check_recipe_of, last_checkpoint
 from open_r1.rewards import reward_columns
 from open_r1.training.checkpoints import WholeCheckpoints, remove_unfinished, steps_of
@@ -55,7 +57,9 @@ def begin(recipe: Recipe) -> PartialState:
     accelerate config each would train alone, on another batch size, and say nothing.
     """
     set_seed(recipe.seed)
-    processes = PartialState(cpu=bool(recipe.trainer.get("use_cpu")))  # the first call decides the backend
+    # The first call decides backend and timeout; what TrainingArguments says of them later is not heard.
+    timeout = timedelta(seconds=trainer_value(recipe.step, recipe.trainer, "ddp_timeout"))
+    processes = PartialState(cpu=bool(recipe.trainer.get("use_cpu")), timeout=timeout)
     if processes.num_processes != recipe.hardware.num_processes:
         raise RecipeError(
             f"{recipe.source}: hardware: {recipe.hardware.num_processes} processes were asked for, but "
