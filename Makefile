@@ -13,7 +13,7 @@ SIDE_BY_SIDE ?= -n auto --maxprocesses 4 --dist loadfile
 # $(call need_recipe,step) stops with one line if no recipe was named.
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
-.PHONY: help install test slow slurm-test check check-data rehearse plan slurm new-recipe evidence pages why sft grpo \
+.PHONY: help install test slow slurm-test check check-data rehearse plan slurm pin new-recipe evidence pages why sft grpo \
 	distill evaluate r1 base report profile lint clean
 
 help:  ## this list
@@ -58,6 +58,10 @@ plan: $(STAMP)  ## memory per GPU, tokens, hours, cost and nodes of RECIPE, befo
 slurm: $(STAMP)  ## RECIPE as a Slurm job, or a chain of jobs (slurm/site.yaml says where); ARGS=--dry-run only shows it
 	$(call need_recipe,$@)
 	@$(BIN)/python -m open_r1.slurm $(RECIPE) $(ARGS)
+
+pin: $(STAMP)  ## ask the Hub for the commits of RECIPE's models and data, and write them down
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.contributing.pin $(RECIPE) $(ARGS)
 
 new-recipe: $(STAMP)  ## a folder to begin with: make new-recipe NAME=my-grpo FROM=recipes/tiny-r1
 	@$(BIN)/python -m open_r1.contributing.new_recipe $(NAME) $(FROM)
