@@ -473,8 +473,10 @@ SECRETS = [
         "no environment, memory, command line or descriptor of another process",
         """
         for pid in others():
-            for name in ("environ", "cmdline", "status", "maps", "fd/3", "cwd/pyproject.toml", "stat", "limits"):
+            for name in ("environ", "cmdline", "status", "maps", "cwd/pyproject.toml", "stat", "limits"):
                 attempt(f"/proc/{pid}/{name}", read, f"/proc/{pid}/{name}", 100)
+            # Opened and not read: it may be a pipe that says nothing, or whose bytes another process waits for.
+            attempt(f"/proc/{pid}/fd/3", lambda: os.open(f"/proc/{pid}/fd/3", os.O_RDONLY | os.O_NONBLOCK))
             attempt(f"/proc/{pid}/mem", lambda: open(f"/proc/{pid}/mem", "rb", buffering=0).fileno())
             attempt(f"/proc/{pid}/root", lambda: os.listdir(f"/proc/{pid}/root"))
             attempt(f"/proc/{pid}/fd", lambda: os.listdir(f"/proc/{pid}/fd"))
