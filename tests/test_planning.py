@@ -1,5 +1,6 @@
 """The planner: its counts against transformers, its memory against autograd and AdamW, its mends against itself."""
 
+import json
 import subprocess
 import sys
 
@@ -486,3 +487,17 @@ def test_assumption_is_settable_and_stated(capsys):
 def test_error_of_a_recipe_is_not_hidden(write_recipe):
     with pytest.raises(RecipeError, match="unknown key"):
         recipe_of(write_recipe, sft({"max_lenght": 5}))
+
+
+def test_readme_has_the_published_runs_as_they_are_planned_today():
+    script = REPOSITORY / "scripts" / "check_plan.py"
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    table, _, result = printed.rstrip().rpartition("\n")
+    assert table in (REPOSITORY / "src" / "open_r1" / "planning" / "README.md").read_text(), f"python {script}"
+    assert set(json.loads(result)) == {"published"}
+
+
+def test_run_that_is_not_there_is_one_line(tmp_path):
+    script = REPOSITORY / "scripts" / "check_plan.py"
+    failed = subprocess.run([sys.executable, script, tmp_path / "gone"], capture_output=True, text=True)
+    assert (failed.returncode, failed.stderr.endswith("there is no run; `make r1` makes one\n")) == (2, True)

@@ -51,7 +51,7 @@ GPUS = {
             None,
             0.050,
             10,
-            "measured by scripts/check_plan.py on one core of an AMD EPYC",
+            "scripts/check_plan.py --cpu, one core of an AMD EPYC",
             usd_per_hour=None,
             price_source="hardware.usd_per_hour says none",
         ),
