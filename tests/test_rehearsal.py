@@ -1,5 +1,6 @@
 """Rehearsals: what they change and leave, the stand-ins, the fixture rows, and what counts as rehearsed."""
 
+import fcntl
 import functools
 import json
 import math
@@ -455,6 +456,26 @@ def test_a_failed_rehearsal_exits_with_1_and_the_end_of_its_log(last, said, monk
     assert f"{SFT}: rehearsal failed after" in printed
     assert said in printed
     assert "    said by the run\n" in printed
+
+
+def test_rehearsals_in_one_folder_wait_for_each_other(monkeypatch, tmp_path, capsys):
+    (tmp_path / "rehearsals").mkdir()
+    monkeypatch.setattr(command, "all_recipes", list)
+    with (tmp_path / "rehearsals" / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        held = [True]
+
+        def flock(lock, operation):
+            if operation == fcntl.LOCK_EX:  # it waits: the other one ends
+                other.close()
+                held.clear()
+            return fcntl_flock(lock, operation)
+
+        fcntl_flock = fcntl.flock
+        monkeypatch.setattr(command.fcntl, "flock", flock)
+        assert command.main(["--runs", str(tmp_path)]) == 0
+    assert not held
+    assert "waiting for them" in capsys.readouterr().out
 
 
 # --- For real

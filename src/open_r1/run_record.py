@@ -71,6 +71,8 @@ def start_record(run_dir: str | Path, recipe: Recipe, recipe_file: str, parents:
         "scores": None,
         "weights_sha256": None,
     }
+    if "shares" in earlier:
+        record["shares"] = earlier["shares"]  # their seconds are among those of the earlier attempts
     _write(run_dir, record)
     return record
 

@@ -79,9 +79,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _with_absolute_path(override: str) -> str:
-    """An override whose path is meant from where one stands: the job stands somewhere else."""
+    """An override whose relative path is meant from where one stands: the job stands somewhere else."""
     key, equals, value = override.partition("=")
-    return f"{key}={Path(value).resolve()}" if equals and is_path(value) else override
+    is_relative = is_path(value) and not value.startswith("/")
+    return f"{key}={Path(value).resolve()}" if equals and is_relative else override
 
 
 if __name__ == "__main__":
