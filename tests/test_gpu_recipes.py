@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import yaml
 from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
 
-from open_r1 import check
+from open_r1 import check, modeling
 from open_r1.check import check_recipe
 from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.planning import plans_of
@@ -376,6 +377,26 @@ def test_package_that_is_not_there_is_told_before_the_run_and_not_by_make_check(
         "hardware.accelerate: zero2: needs deepspeed, which is not installed; pip install 'open-r1[deepspeed]'",
         "model.attn_implementation: needs flash_attn, which is not installed; pip install flash-attn",
     ]
+
+
+def test_packages_of_later_stages_are_told_before_the_first_begins(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "vllm" else find_spec(name, *a))
+    pipeline = load_recipe(REPOSITORY / "recipes" / "r1-qwen2.5-7b" / "pipeline.yaml")
+    with pytest.raises(RecipeError) as raised:
+        check_recipe(pipeline, before_run=True)
+    needs = "trainer.use_vllm: needs vllm, which is not installed; pip install 'open-r1[vllm]'"
+    told = [line.partition(": ")[2].partition(" of ")[0] for line in raised.value.lines if "vllm" in line]
+    assert told == [f"{needs} (stage reasoning_rl", f"{needs} (stage final_rl"]
+    check_recipe(pipeline)
+
+
+@pytest.mark.parametrize(("found", "is_told"), [(0, True), (1, True), (2, False)])
+def test_gpus_that_are_not_there_are_told_before_a_model_is_loaded(found, is_told, write_recipe, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: found)
+    recipe = load_recipe(write_recipe(**sft(hardware=gpus(2, "ddp"))))
+    with pytest.raises(RecipeError, match="hardware.gpus_per_node: 2 asked for") if is_told else nullcontext():
+        modeling.check_accelerators(recipe)
 
 
 # --- The recipes' settings on a CPU

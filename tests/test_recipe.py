@@ -333,6 +333,12 @@ def test_missing_recipe_gets_one_line(tmp_path):
     assert "no such recipe" in problems_of(tmp_path / "none.yaml")[0]
 
 
+def test_folder_in_place_of_a_recipe_gets_one_line(tmp_path):
+    for name in ("sft.yaml", "grpo.yaml", "README.md"):
+        (tmp_path / name).touch()
+    assert problems_of(tmp_path) == ["a folder; name one of its recipes (grpo.yaml, sft.yaml)"]
+
+
 def test_every_mistake_is_told_at_once(write_recipe):
     assert len(problems_of(write_recipe(**trainer(learning_rat=1, max_step=2)))) == 2
 

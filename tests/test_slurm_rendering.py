@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import CPU_TRAINER, REPOSITORY, sums
 
+from open_r1.places import RUNS
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.slurm.__main__ import main
 from open_r1.slurm.jobs import Job, Resources, jobs_of, resources_of
@@ -350,6 +351,15 @@ def test_dry_run_shows_scripts_and_commands_and_writes_nothing(pipeline_file, si
     )
     assert stand_in.calls("sbatch") == []
     assert not (tmp_path / "logs").exists() and not (tmp_path / "runs").exists()
+
+
+def test_dry_run_tells_what_is_not_ready_and_shows_the_script_all_the_same(recipe_file, site_file, tmp_path, capsys):
+    recipe = recipe_file(model={"name": f"{RUNS}/no-such-recipe/latest/model"})
+    assert main([str(recipe), "--dry-run", "--site", str(site_file())]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("#!/bin/bash") == 1
+    assert printed.err.startswith(f"not ready: {recipe}: model.name: no model at {RUNS}/no-such-recipe/latest/model")
+    assert main([str(recipe), "--site", str(site_file())]) == 2
 
 
 def test_without_slurm_nothing_is_written(recipe_file, site_file, monkeypatch, tmp_path, capsys):

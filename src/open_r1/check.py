@@ -58,9 +58,18 @@ def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run:
     ]
     lines = [f"{recipe.source}: {problem}" for problem in problems]
     if recipe.step == "pipeline":
-        lines += _stage_problems(recipe)
+        lines += _stage_problems(recipe, before_run)
     if lines:
         raise RecipeError(*dict.fromkeys(lines))
+
+
+def not_ready(recipe: Recipe) -> list[str]:
+    """What keeps a recipe that is right from being run here and now: packages, models that another run has to make."""
+    try:
+        check_recipe(recipe, before_run=True)
+    except RecipeError as error:
+        return [f"not ready: {line}" for line in error.lines]
+    return []
 
 
 def all_recipes(folder: Path = RECIPES) -> list[Path]:
@@ -325,8 +334,11 @@ def _accelerate_config(recipe: Recipe) -> dict:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def _stage_problems(pipeline: Recipe) -> Iterator[str]:
-    """Whole lines: a stage's mistakes stand in the stage's recipe, or in what the pipeline sets."""
+def _stage_problems(pipeline: Recipe, before_run: bool) -> Iterator[str]:
+    """Whole lines: a stage's mistakes stand in the stage's recipe, or in what the pipeline sets.
+
+    Packages of every stage are asked for before the first begins, and not when its turn comes, days later.
+    """
     models: list[str] = []
     names = [stage.name for stage in pipeline.stages]
     for stage in pipeline.stages:
@@ -340,6 +352,9 @@ def _stage_problems(pipeline: Recipe) -> Iterator[str]:
         except RecipeError as error:
             yield from (f"{line} (stage {stage.name} of {pipeline.source})" for line in error.lines)
             continue
+        if before_run:
+            for problem in missing_packages(recipe, _accelerate_config(recipe)):
+                yield f"{recipe.source}: {problem} (stage {stage.name} of {pipeline.source})"
         if recipe.step not in STEPS_WITHOUT_MODEL:
             models.append(stage.name)
 

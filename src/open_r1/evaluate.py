@@ -197,8 +197,9 @@ def _whole(file: Path) -> Iterator[Path]:
 def _load(recipe: Recipe, name: str):
     import torch
 
-    from open_r1.modeling import load_model, load_tokenizer
+    from open_r1.modeling import check_accelerators, load_model, load_tokenizer
 
+    check_accelerators(recipe)
     other = name if recipe.evaluate.models else None  # model.revision belongs to model.name alone
     model, tokenizer = load_model(recipe, other), load_tokenizer(recipe, other)
     if not tokenizer.chat_template:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_r1 import pipeline, run_record, shares, signals, vllm_server
-from open_r1.check import check_recipe
+from open_r1.check import check_recipe, not_ready
 from open_r1.nodes import nodes_of, some_nodes
 from open_r1.places import RUNS
 from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
@@ -81,7 +81,8 @@ def _main(arguments: argparse.Namespace) -> int:
         recipe = _recipe_of(arguments)
         run_dir = _run_directory_of(arguments, recipe)
         if arguments.stage is None:
-            check_recipe(recipe, before_run=site_of_this_process().container is None)  # whose packages are not ours
+            in_container = site_of_this_process().container is not None  # whose packages are not ours
+            check_recipe(recipe, before_run=not in_container and not arguments.dry_run)
             parents = model_parents(recipe)
         else:
             whole, pipeline_dir = recipe, run_dir
@@ -101,6 +102,8 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(dump_recipe(recipe))
         _print_commands(recipe, run_dir)
+        for line in not_ready(recipe):
+            print(line, file=sys.stderr)
         return 0
     if is_done(run_dir, recipe, parents):
         print(f"{run_dir} is done already; change the recipe or the seed, or move it away, to run it anew")

@@ -1,6 +1,7 @@
 """Models, tokenizers, chat templates and LoRA: the only place that builds or loads weights."""
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def check_accelerators(recipe: Recipe) -> None:
+    """Returns if this machine has the GPUs (or other accelerators) that the recipe asks of a node.
+
+    Raises RecipeError if not: before a model is downloaded for nothing, or trained on a CPU for weeks.
+    """
+    wanted, found = recipe.hardware.gpus_per_node, torch.accelerator.device_count()
+    if found < wanted:
+        raise RecipeError(
+            f"{recipe.source}: hardware.gpus_per_node: {wanted} asked for, {found} on {socket.gethostname()}; "
+            f"`make plan RECIPE=…` tells what it needs, `make rehearse RECIPE=…` runs two steps of it on a CPU"
+        )
 
 
 def load_tokenizer(recipe: Recipe, name: str | None = None, revision: str | None = None) -> PreTrainedTokenizerBase:

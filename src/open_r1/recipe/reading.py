@@ -80,6 +80,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise RecipeError(f"{file}: no such recipe; `make check` lists those that there are") from None
+    except IsADirectoryError:
+        recipes = ", ".join(sorted(each.name for each in file.glob("*.yaml"))) or "there is none"
+        raise RecipeError(f"{file}: a folder; name one of its recipes ({recipes})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:

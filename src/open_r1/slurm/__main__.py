@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from open_r1.check import check_recipe
+from open_r1.check import check_recipe, not_ready
 from open_r1.recipe import RecipeError, is_path, load_recipe
 from open_r1.running import run_directory
 from open_r1.slurm.jobs import Job, jobs_of
@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.dry_run:
         print(*(f"{job.name}: {summary(job)}" for job in submission.jobs), sep="\n")
         print(submission.shown())
+        for line in not_ready(submission.recipe) if submission.site.container is None else ():
+            print(line, file=sys.stderr)
         return 0
     for job in submission.jobs:
         print(f"job {ids[job.name]}: {job.name}: {summary(job)}")
@@ -41,7 +43,7 @@ def submission_of(arguments: argparse.Namespace) -> Submission:
     site = load_site(site_file(arguments.site))
     overrides = [_with_absolute_path(override) for override in arguments.overrides]
     recipe = load_recipe(arguments.recipe, overrides)
-    check_recipe(recipe, before_run=site.container is None)
+    check_recipe(recipe, before_run=site.container is None and not arguments.dry_run)
     runs = arguments.runs.resolve() if arguments.runs else site.path(site.runs)
     run_dir = run_directory(recipe, runs)
     run = run_dir.relative_to(runs)  # tiny-r1/grpo/seed0-01234567

@@ -53,9 +53,10 @@ torch.serialization.register_package(
 def begin(recipe: Recipe) -> PartialState:
     """Seeds every generator, joins the processes of this run and gives their state.
 
-    Raises RecipeError if fewer or more processes work together than the recipe was checked for: with a wrong
-    accelerate config each would train alone, on another batch size, and say nothing.
+    Raises RecipeError if GPUs are missing, or if fewer or more processes work together than the recipe was checked for:
+    with a wrong accelerate config each would train alone, on another batch size, and say nothing.
     """
+    modeling.check_accelerators(recipe)
     set_seed(recipe.seed)
     # The first call decides backend and timeout; what TrainingArguments says of them later is not heard.
     timeout = timedelta(seconds=trainer_value(recipe.step, recipe.trainer, "ddp_timeout"))
