@@ -46,6 +46,7 @@ TWO_NODES = {
 }
 SFT = {"step": "sft", "data": [sums(32)], "trainer": TRAINER, "hardware": {"threads_per_process": 1}}
 TESTS = Path(__file__).parent
+EARLY = str(TESTS / "slurm_of_tests" / "early")  # for PYTHONPATH
 SITE = {
     "gpus_per_node": 8,
     "environment": {"GLOO_SOCKET_IFNAME": "lo"},
@@ -253,8 +254,7 @@ def test_log_directory_that_cannot_be_made_is_told_before_anything_is_submitted(
 
 
 def test_signal_before_python_can_answer_loses_nothing(submitter):
-    early = str(TESTS / "slurm_of_tests" / "early")
-    submission = submitter.submit(submitter.write(SFT), EARLY_SIGNAL="USR1", PYTHONPATH=early)
+    submission = submitter.submit(submitter.write(SFT), EARLY_SIGNAL="USR1", PYTHONPATH=EARLY)
     assert submission.wait_for_end() == "COMPLETED"
     assert (submission.witnesses / "asked-early").exists()
     assert submission.cluster.job(submission.id)["Restarts"] == "1"
@@ -312,7 +312,7 @@ WITHOUT_VLLM = {"container": {"python": sys.executable}}  # what a container has
 @pytest.mark.parametrize("num_nodes", [0, 1])
 def test_server_that_dies_ends_the_job_with_its_last_words(num_nodes, submitter):
     recipe = submitter.write(recipe_with_server(num_nodes, start_timeout_seconds=60))
-    submission = submitter.submit(recipe, site=WITHOUT_VLLM, HOLD_AT="start")
+    submission = submitter.submit(recipe, site=WITHOUT_VLLM, HOLD_AT="start", PYTHONPATH=EARLY)
     submission.wait_until_held()
     (submission.witnesses / "die").touch()
     assert submission.wait_for_end() == "FAILED"

@@ -1,7 +1,7 @@
 """Rewards of recipes that a test runs in jobs: they tell the test what the processes that train saw.
 
 What they are to do is in the environment, which sbatch hands on to the job: WITNESSES is a folder for their files,
-HOLD_AT says when the first attempt of a job waits until it is asked to stop: in an optimizer step (from 0), or `start`.
+HOLD_AT says in which optimizer step (from 0) the first attempt of a job waits until it is asked to stop.
 """
 
 import json
@@ -16,13 +16,13 @@ from open_r1 import signals
 
 def number_of_characters(completions, trainer_state, **columns):
     """Length of each completion: nearly always different within a group, so that there is something to learn."""
-    hold_if_it_is(str(trainer_state.global_step))
+    hold_if_it_is_at(trainer_state.global_step)
     return [float(len(completion[-1]["content"])) for completion in completions]
 
 
-def hold_if_it_is(moment: str) -> None:
+def hold_if_it_is_at(step: int) -> None:
     """Waits until one of the processes of the run got a signal; the others hear of it from that one, in training."""
-    if os.environ.get("HOLD_AT") != moment or os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+    if os.environ.get("HOLD_AT") != str(step) or os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
         return
     asked = witness("asked")
     witness(f"held-{os.environ.get('RANK', '0')}").touch()
@@ -64,4 +64,3 @@ def tell_what_was_trained() -> None:
 
 if "open_r1.training" in sys.modules and "WITNESSES" in os.environ:  # not where a recipe is only checked
     tell_what_was_trained()
-    hold_if_it_is("start")
