@@ -276,6 +276,17 @@ def test_check_says_what_is_not_pinned_and_writes_nothing(text, code, num_lines,
     assert file.read_text(encoding="utf-8") == text
 
 
+def test_stages_of_a_pipeline_are_pinned_each_once(recipe, tmp_path):
+    file = recipe(BLOCK)
+    pipeline = tmp_path / "pipeline.yaml"
+    stages = [{"name": name, "recipe": file.name, "set": {}} for name in ("first", "second")]
+    pipeline.write_text(yaml.safe_dump({"step": "pipeline", "stages": stages}))
+    assert pin.main([str(pipeline), "--check"]) == 1
+    assert pin.main([str(pipeline)]) == 0
+    assert file.read_text(encoding="utf-8") == PINNED_BLOCK
+    assert pin.main([str(pipeline), "--check"]) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "parent", "said"),
     [

@@ -1,11 +1,12 @@
 """`make pin RECIPE=…`: the commit that every model and data set of a recipe is at now, asked of the Hub and written in.
 
 The YAML is edited where a revision is missing, comments and layout stay; recipes/hub gets the commits it has not, and
-an entry for a model that it does not know. Everything is asked before anything is written. `--check` asks and writes
-nothing, and says what is not pinned.
+an entry for a model that it does not know. Everything is asked before anything is written; of a pipeline, its stages'
+recipes, one after the other. `--check` asks and writes nothing, and says what is not pinned.
 """
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -65,6 +66,14 @@ def named_in(recipe: Recipe) -> Iterator[Named]:
         for index, source in enumerate(getattr(recipe, section)):
             if source.name:
                 yield Named("dataset", source.name, (section, index), "name", "revision", source.revision)
+
+
+def pinned_files(file: Path) -> list[Path]:
+    """The recipe, or the recipes of a pipeline's stages, each once."""
+    recipe = load_recipe(file)
+    if recipe.step != "pipeline":
+        return [file]
+    return list(dict.fromkeys(Path(os.path.relpath(recipe.path(stage.recipe))) for stage in recipe.stages))
 
 
 def pin(file: Path, hub: Path) -> list[str]:
@@ -260,14 +269,15 @@ def main(arguments: list[str]) -> int:
         return 2
     file = Path(files[0])
     try:
+        files = pinned_files(file)
         if "--check" in arguments:
-            unpinned = [one for one in named_in(load_recipe(file)) if one.revision is None]
-            for one in unpinned:
+            unpinned = [(each, one) for each in files for one in named_in(load_recipe(each)) if one.revision is None]
+            for each, one in unpinned:
                 print(
-                    f"{file}: {one.key}: missing; `make pin RECIPE={file}` writes that of {one.name}", file=sys.stderr
+                    f"{each}: {one.key}: missing; `make pin RECIPE={each}` writes that of {one.name}", file=sys.stderr
                 )
             return 1 if unpinned else 0
-        lines = pin(file, HUB)
+        lines = [line for each in files for line in pin(each, HUB)]
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 2
