@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from open_r1.planning import Assumptions, Plan, plans_of
+from open_r1.planning.gpus import USABLE_SHARE
+from open_r1.planning.memory import GIB, HEAD_TILE_VALUES
 from open_r1.recipe import load_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -169,6 +171,75 @@ def published_table() -> str:
     return "\n".join(lines)
 
 
+# --- Memory: whether it fitted
+
+FLASH = "model.attn_implementation=flash_attention_2"
+TWO_ROWS = (FLASH, "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=8")
+WHOLE_LOGITS_BYTES = 2 + 4 + 4  # of a logit in bf16, its copy in fp32, and the gradient of that
+UPDATE_3 = "Open R1: Update #3, and its config"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run of which it is known whether it fitted. `whole_logits`: its loss made all logits of a row at once."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    whole_logits: bool
+    fitted: bool
+    source: str
+
+    def planned_gib(self) -> tuple[float, bool]:
+        """The plan's peak on a GPU, and whether that is as much as is counted on."""
+        (plan,) = plans_of(load_recipe(RECIPES / self.recipe, self.overrides))
+        peak = plan.memory.peak_gib
+        if self.whole_logits:
+            logits = plan.recipe.trainer["max_length"] * plan.architecture.vocabulary
+            peak += (WHOLE_LOGITS_BYTES * logits - 2 * min(HEAD_TILE_VALUES, logits)) / GIB
+        return peak, peak <= USABLE_SHARE * plan.gpu.gib
+
+
+FITTED = (
+    Fitted(
+        "OpenR1-Distill-7B, 2 rows of 32,768, 8 H100, ZeRO-3",
+        "openr1-distill-7b/sft.yaml",
+        TWO_ROWS,
+        False,
+        True,
+        "open-r1's config",
+    ),
+    Fitted(
+        "OlympicCoder-7B, 2 rows of 32,768, 8 H100, ZeRO-3", "olympiccoder/7b.yaml", TWO_ROWS, False, True, UPDATE_3
+    ),
+    Fitted(
+        "OlympicCoder-32B, a row of 22,528, 128 H100, FSDP", "olympiccoder/32b.yaml", (FLASH,), True, True, UPDATE_3
+    ),
+    Fitted(
+        "OlympicCoder-32B, a row of 32,768, 128 H100, FSDP",
+        "olympiccoder/32b.yaml",
+        (FLASH, "trainer.max_length=32768"),
+        True,
+        False,
+        UPDATE_3,
+    ),
+)
+
+
+def fitted_rows() -> list[tuple[Fitted, float, bool]]:
+    """Each run with its planned GiB on a GPU, and whether they fit."""
+    return [(run, *run.planned_gib()) for run in FITTED]
+
+
+def fitted_table() -> str:
+    """In Markdown."""
+    lines = ["| run | planned, GiB of 80 | planned to fit | did fit | source |", "|---|---|---|---|---|"]
+    for run, gib, fits in fitted_rows():
+        words = " | ".join("yes" if each else "no" for each in (fits, run.fitted))
+        lines.append(f"| {run.name} | {gib:.0f} | {words} | {run.source} |")
+    return "\n".join(lines)
+
+
 # --- A run of the tiny pipeline
 
 
@@ -276,8 +347,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.run is not None and not (arguments.run / "recipe.yaml").is_file():
         parser.error(f"{arguments.run}: there is no run; `make r1` makes one")
-    print(published_table())
-    result: dict[str, Any] = {"published": {run.name: hours / run.gpu_hours for run, hours in published_rows()}}
+    print(f"{published_table()}\n\n{fitted_table()}")
+    result: dict[str, Any] = {
+        "published": {run.name: hours / run.gpu_hours for run, hours in published_rows()},
+        "fitted": {run.name: [gib, fits, run.fitted] for run, gib, fits in fitted_rows()},
+    }
     if arguments.run is not None:
         rows = measured_rows(arguments.run)
         print(f"\n{measured_table(rows)}")
