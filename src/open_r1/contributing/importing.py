@@ -25,7 +25,7 @@ from open_r1.recipe.trainer_fields import DEPRECATED_FIELDS, OWNED_KEYS, RENAMED
 from open_r1.rewards import REWARDS, columns_of_reward
 from open_r1.wording import NUMBER, closest
 
-Kind = Literal["kept", "renamed", "moved", "dropped", "added"]
+Kind = Literal["kept", "renamed", "moved", "dropped", "added", "default"]
 
 # Keys of open-r1's scripts, and of TRL's model and script arguments, that name something else here, or nothing.
 RENAMED_BY_OPEN_R1 = {"use_liger": "use_liger_kernel", "preprocessing_num_workers": "dataset_num_proc"}
@@ -77,6 +77,17 @@ UNUSABLE_REWARD_VALUES = {
 CHARACTERS_NOT_TOKENS = "the reward takes trainer.max_completion_length, in tokens; open-r1 counts characters here"
 DEFAULT_REWARDS = ["accuracy", "format", "tag_count"]  # of open-r1, where none is named (its configs.py)
 
+# What trl.GRPOConfig took where a recipe of early 2025 (TRL 0.14 to 0.17) names nothing, as far as it is another today.
+# None: there was no such key, and TRL did as if it were off.
+EARLIER_DEFAULTS: dict[str, Any] = {
+    "beta": 0.04,
+    "temperature": 0.9,
+    "max_completion_length": 256,
+    "loss_type": "grpo, then bnpo",
+    "use_bias_correction_kl": None,
+    "vllm_importance_sampling_correction": None,
+}
+
 SERVER_KEYS = {  # theirs -> of hardware.vllm
     "vllm_gpu_memory_utilization": "gpu_memory_utilization",
     "vllm_max_model_len": "max_model_length",
@@ -96,7 +107,13 @@ class Fate:
     detail: str = ""
 
     def __str__(self) -> str:
-        between = {"kept": "kept; ", "renamed": "renamed to ", "moved": "moved to "}.get(self.kind, f"{self.kind}: ")
+        between = {
+            "kept": "kept; ",
+            "renamed": "renamed to ",
+            "moved": "moved to ",
+            "default": "left to TRL's default: ",
+        }
+        between = between.get(self.kind, f"{self.kind}: ")
         return f"{self.key}: {between}{self.detail}".rstrip("; ")
 
 
@@ -144,6 +161,8 @@ def import_recipe(
     hardware = _hardware(left, accelerate, result, file)
     trainer = _vllm(left, hardware, result) if step == "grpo" else {}
     result.values["trainer"] = trainer | _trainer(left, step, result)
+    if step == "grpo":
+        _defaults(result)
     _evaluation(theirs, result)
     result.values["hardware"] = hardware
     order = {key: position for position, key in enumerate((*theirs, *(f"accelerate.{key}" for key in accelerate)))}
@@ -485,6 +504,21 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
     return value
 
 
+def _defaults(result: Imported) -> None:
+    """Tells what the recipe leaves to TRL and TRL has changed: the same file would train another objective today."""
+    trainer = result.values["trainer"]
+    no_kl = trainer.get("beta") == 0
+    for key, earlier in EARLIER_DEFAULTS.items():
+        field = trainer_fields("grpo").get(key)
+        is_idle = (key.startswith("vllm_") and not trainer.get("use_vllm")) or (
+            key == "use_bias_correction_kl" and no_kl
+        )
+        if key in trainer or field is None or field.default == earlier or is_idle:
+            continue
+        was = "no such key" if earlier is None else earlier
+        result.tell(f"trainer.{key}", "default", f"{was} in early 2025, {field.default} today; name what is meant")
+
+
 def _evaluation(theirs: Mapping[str, Any], result: Imported) -> None:
     """eval_data where GRPO evaluates while it trains; what only speaks of evaluation is dropped where it does not."""
     trainer, step = result.values["trainer"], result.values["step"]
@@ -514,8 +548,9 @@ ACCELERATE_OF = "# accelerate: "  # a comment of a flat recipe that --table read
 
 def table(folder: Path) -> str:
     """A Markdown table of a folder of flat recipes: whether each loads, and the keys by what became of them."""
-    kinds = ("renamed", "moved", "dropped", "added")
-    lines = [f"| recipe | loads | to mend by hand | {' | '.join(kinds)} |", "|---|---|---|" + "---|" * len(kinds)]
+    kinds = ("renamed", "moved", "dropped", "added", "default")
+    titles = " | ".join(kinds).replace("default", "left to a default that has changed")
+    lines = [f"| recipe | loads | to mend by hand | {titles} |", "|---|---|---|" + "---|" * len(kinds)]
     for file in sorted(folder.glob("*.yaml")):
         try:
             imported = import_recipe(file, accelerate_of(file))
