@@ -23,7 +23,9 @@ from typing import Any
 from open_r1.planning import Assumptions, Plan, plans_of
 from open_r1.planning.gpus import USABLE_SHARE
 from open_r1.planning.memory import GIB, HEAD_TILE_VALUES
+from open_r1.planning.throughput import HOUR
 from open_r1.recipe import load_recipe
+from open_r1.report.reading import Run, read_all
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "recipes"
@@ -157,13 +159,13 @@ def published_rows() -> list[tuple[Published, float]]:
     return [(run, planned_gpu_hours(run.parts)) for run in PUBLISHED]
 
 
-def published_table() -> str:
+def published_table(rows: Sequence[tuple[Published, float]]) -> str:
     """Planned and published GPU hours, in Markdown."""
     lines = [
         "| run | planned, GPU hours | published | planned / published | source | lengths |",
         "|---|---|---|---|---|---|",
     ]
-    for run, planned in published_rows():
+    for run, planned in rows:
         ratio = planned / run.gpu_hours
         lines.append(
             f"| {run.name} | {planned:,.0f} | {run.gpu_hours:,.0f} | {ratio:.2f} | {run.source} | {run.told} |"
@@ -231,10 +233,10 @@ def fitted_rows() -> list[tuple[Fitted, float, bool]]:
     return [(run, *run.planned_gib()) for run in FITTED]
 
 
-def fitted_table() -> str:
+def fitted_table(rows: Sequence[tuple[Fitted, float, bool]]) -> str:
     """In Markdown."""
     lines = ["| run | planned, GiB of 80 | planned to fit | did fit | source |", "|---|---|---|---|---|"]
-    for run, gib, fits in fitted_rows():
+    for run, gib, fits in rows:
         words = " | ".join("yes" if each else "no" for each in (fits, run.fitted))
         lines.append(f"| {run.name} | {gib:.0f} | {words} | {run.source} |")
     return "\n".join(lines)
@@ -254,50 +256,47 @@ class Measured:
 
 
 def measured_rows(run: Path) -> list[Measured]:
-    """Stages of a pipeline that train or evaluate; of `grpo` the parts of a step. Without stages whose run is gone."""
+    """Stages of a pipeline that train or evaluate; of `grpo` the parts of a step. Of stages that are done."""
     rows: list[Measured] = []
     recipe = load_recipe(run / "recipe.yaml")
-    known = {plan.name: plan for plan in plans_of(recipe)}
-    for name, plan in known.items():
-        stage = run / name
-        if plan.recipe.step not in ("sft", "grpo", "evaluate") or not (stage / "run.json").is_file():
+    stages = {stage.name: stage for stage in read_all(run, [])[1]}
+    for plan in plans_of(recipe):
+        stage = stages.get(plan.name)
+        if stage is None or stage.record.get("status") != "done":
             continue
-        lengths = own_lengths(stage, plan)
-        again = {each.name: each for each in plans_of(recipe, replace(plan.assumptions, **lengths))}[name]
+        if plan.recipe.step not in ("sft", "grpo", "evaluate"):
+            continue
+        assumptions = replace(plan.assumptions, **own_lengths(stage, plan))
+        again = next(each for each in plans_of(recipe, assumptions) if each.name == plan.name)
         if plan.recipe.step == "grpo":
-            steps = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-            sampling = sum(step.get("seconds/generation", 0.0) for step in steps)
-            training = sum(step.get("step_time", 0.0) - step.get("seconds/generation", 0.0) for step in steps)
-            for part, seconds in (("training", training), ("sampling", sampling)):
-                rows.append(Measured(f"{name}: {part}", plan.time.seconds[part], again.time.seconds[part], seconds))
-        elif plan.recipe.step == "evaluate":
-            seconds = sum(benchmark["seconds"] for benchmark in benchmarks_of(stage))
-            rows.append(Measured(name, plan.hours * 3600, again.hours * 3600, seconds))
-        else:
-            seconds = json.loads((stage / "run.json").read_text())["seconds"]
-            rows.append(Measured(f"{name}, its start too", plan.hours * 3600, again.hours * 3600, seconds))
+            sampling = stage.metrics["seconds/generation"].sum()
+            measured = {"sampling": sampling, "training": stage.metrics["step_time"].sum() - sampling}
+            for part in ("training", "sampling"):
+                planned, with_lengths = plan.time.seconds[part], again.time.seconds[part]
+                rows.append(Measured(f"{plan.name}: {part}", planned, with_lengths, measured[part]))
+            continue
+        name, seconds = f"{plan.name}, its start too", stage.record["seconds"]
+        if plan.recipe.step == "evaluate":
+            name, seconds = plan.name, sum(benchmark["seconds"] for benchmark in benchmarks_of(stage))
+        rows.append(Measured(name, plan.hours * HOUR, again.hours * HOUR, seconds))
     return rows
 
 
-def benchmarks_of(stage: Path) -> list[dict[str, Any]]:
+def benchmarks_of(stage: Run) -> list[dict[str, Any]]:
     """What an evaluation wrote down of each model on each benchmark."""
-    models = json.loads((stage / "scores.json").read_text()).values()
-    return [benchmark for model in models for benchmark in model["benchmarks"].values()]
+    return [benchmark for model in stage.scores.values() for benchmark in model["benchmarks"].values()]
 
 
-def own_lengths(stage: Path, plan: Plan) -> dict[str, float]:
+def own_lengths(stage: Run, plan: Plan) -> dict[str, float]:
     """The assumptions that a run's own records replace: mean tokens of its prompts, completions or rows."""
     if plan.recipe.step == "evaluate":
         lengths = [benchmark["tokens_per_answer"] for benchmark in benchmarks_of(stage)]
         return {"mean_completion_tokens": statistics.fmean(lengths)}
-    steps = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    last = next(step for step in reversed(steps) if "num_tokens" in step)
-    tokens_per_row = last["num_tokens"] / (last["step"] * plan.work.rows_per_step)
+    num_tokens = stage.metrics["num_tokens"].dropna()
+    tokens_per_row = num_tokens.iloc[-1] / (num_tokens.index[-1] * plan.work.rows_per_step)
     if plan.recipe.step == "sft":
         return {"tokens_per_row": tokens_per_row}
-    completion = statistics.fmean(
-        step["completions/mean_length"] for step in steps if "completions/mean_length" in step
-    )
+    completion = stage.metrics["completions/mean_length"].mean()
     return {"mean_completion_tokens": completion, "mean_prompt_tokens": max(1.0, tokens_per_row - completion)}
 
 
@@ -347,10 +346,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.run is not None and not (arguments.run / "recipe.yaml").is_file():
         parser.error(f"{arguments.run}: there is no run; `make r1` makes one")
-    print(f"{published_table()}\n\n{fitted_table()}")
+    published, fitted = published_rows(), fitted_rows()
+    print(f"{published_table(published)}\n\n{fitted_table(fitted)}")
     result: dict[str, Any] = {
-        "published": {run.name: hours / run.gpu_hours for run, hours in published_rows()},
-        "fitted": {run.name: [gib, fits, run.fitted] for run, gib, fits in fitted_rows()},
+        "published": {run.name: hours / run.gpu_hours for run, hours in published},
+        "fitted": {run.name: [gib, fits, run.fitted] for run, gib, fits in fitted},
     }
     if arguments.run is not None:
         rows = measured_rows(arguments.run)

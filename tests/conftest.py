@@ -31,6 +31,13 @@ def sums(num_problems: int, **more) -> dict:
     return {"procedural": {"family": "basic_arithmetic", "num_problems": num_problems, "parameters": SUMS, **more}}
 
 
+def recipe_named(name: str):
+    """The recipe `folder/file` of the repository."""
+    from open_r1.recipe import load_recipe
+
+    return load_recipe(REPOSITORY / "recipes" / f"{name}.yaml")
+
+
 @pytest.fixture
 def write_recipe(tmp_path):
     """Writes a recipe of the given sections to a file in tmp_path and gives its path."""

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, recipe_named
 
 from open_r1 import modeling
 from open_r1.contributing.evidence import published_of
 from open_r1.hub import fixture_of, hub_dataset, hub_model
 from open_r1.judging.programs import read_row
-from open_r1.recipe import load_recipe
 from open_r1.rewards import build_rewards, cf_code_reward, code_reward
 from open_r1.rewards.completion import resolved_thinking, with_program
 
@@ -46,10 +45,6 @@ TEMPLATE_OF = {
     "qwen2.5-1.5b-instruct-grpo/code": "chatml_think_answer",
     "qwen2.5-coder-7b-codeforces/grpo": "chatml_think_answer",
 }
-
-
-def recipe_named(name):
-    return load_recipe(RECIPES / f"{name}.yaml")
 
 
 # --- The sources' numbers

@@ -440,7 +440,7 @@ def test_table_has_a_column_for_each_recipe():
     assert table[0] == "|  | sft | grpo |"
     assert {line.count("|") for line in table} == {4}
     rows = {line.split(" |")[0].lstrip("| *"): line for line in table}
-    assert "| **55.9** | **59.5** |" in rows[f"{TRAINING}, GiB**"]  # as scripts/memory_table.py had it
+    assert "| **55.9** | **59.5** |" in rows[f"{TRAINING}, GiB**"]  # as the table that it replaced
     assert "| – | **72.5** |" in rows[f"{SAMPLING}, GiB**"]
 
 

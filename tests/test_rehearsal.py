@@ -459,9 +459,8 @@ def test_a_failed_rehearsal_exits_with_1_and_the_end_of_its_log(last, said, monk
 
 
 def test_rehearsals_in_one_folder_wait_for_each_other(monkeypatch, tmp_path, capsys):
-    (tmp_path / "rehearsals").mkdir()
     monkeypatch.setattr(command, "all_recipes", list)
-    with (tmp_path / "rehearsals" / ".lock").open("w") as other:
+    with (tmp_path / ".rehearsals.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         held = [True]
 
@@ -472,10 +471,10 @@ def test_rehearsals_in_one_folder_wait_for_each_other(monkeypatch, tmp_path, cap
             return fcntl_flock(lock, operation)
 
         fcntl_flock = fcntl.flock
-        monkeypatch.setattr(command.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         assert command.main(["--runs", str(tmp_path)]) == 0
     assert not held
-    assert "waiting for them" in capsys.readouterr().out
+    assert "waiting for it" in capsys.readouterr().out
 
 
 # --- For real

@@ -5,14 +5,13 @@ import math
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, recipe_named
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from open_r1 import modeling
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.contributing.evidence import published_of
 from open_r1.hub import fixture_of, hub_dataset, hub_model
-from open_r1.recipe import load_recipe
 
 RECIPES = REPOSITORY / "recipes"
 TEMPLATES = RECIPES / "chat_templates"
@@ -38,10 +37,6 @@ STUDENTS = {  # R1, table 6
     "32b": "Qwen/Qwen2.5-32B",
     "70b": "meta-llama/Llama-3.3-70B-Instruct",
 }
-
-
-def recipe_named(name):
-    return load_recipe(RECIPES / f"{name}.yaml")
 
 
 # --- The sources' numbers

@@ -1,7 +1,7 @@
 """The recipes of R1-Zero and of R1's whole pipeline: the paper's numbers, the conversation of R1-Zero, the chain."""
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, recipe_named
 
 from open_r1 import modeling
 from open_r1.benchmarks.table import BENCHMARKS
@@ -32,10 +32,6 @@ SFT = {
     "r1-qwen2.5-7b/second_sft": (5e-5, 5e-6, 128),
     "r1-qwen2.5-7b/distill": (1e-4, 1e-5, 64),
 }
-
-
-def recipe_named(name):
-    return load_recipe(RECIPES / f"{name}.yaml")
 
 
 def value(name, key):

@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     pipeline_dir = None
     try:
+        in_container = site_of_this_process().container is not None  # whose packages are not ours
         recipe = _recipe_of(arguments)
         run_dir = _run_directory_of(arguments, recipe)
         if arguments.stage is None:
-            in_container = site_of_this_process().container is not None  # whose packages are not ours
             check_recipe(recipe, before_run=not in_container and not arguments.dry_run)
             parents = model_parents(recipe)
         else:
@@ -102,7 +102,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(dump_recipe(recipe))
         _print_commands(recipe, run_dir)
-        for line in not_ready(recipe):
+        for line in () if in_container else not_ready(recipe):
             print(line, file=sys.stderr)
         return 0
     if is_done(run_dir, recipe, parents):

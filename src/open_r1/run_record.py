@@ -35,7 +35,8 @@ PACKAGES = (
 )
 TOOL_TIMEOUT_SECONDS = 30
 HASH_CHUNK_BYTES = 1 << 20
-SIGNS_OF_LIFE = (FILE_NAME, "metrics.jsonl", f"*/{FILE_NAME}", "*/metrics.jsonl")  # a pipeline's stages are one below
+METRICS_FILE = "metrics.jsonl"
+SIGNS_OF_LIFE = (FILE_NAME, METRICS_FILE, f"*/{FILE_NAME}", f"*/{METRICS_FILE}")  # a pipeline's stages are one below
 
 
 def start_record(run_dir: str | Path, recipe: Recipe, recipe_file: str, parents: list[dict[str, Any]]) -> dict:

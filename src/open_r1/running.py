@@ -62,14 +62,22 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
 
 
 @contextlib.contextmanager
-def alone_at_work(run_dir: Path) -> Iterator[None]:
-    """Holds a lock, beside the directory, which may be moved; the kernel lets go of it however this process ends."""
+def alone_at_work(run_dir: Path, waits: bool = False) -> Iterator[None]:
+    """Holds a lock, beside the directory, which may be moved; the kernel lets go of it however this process ends.
+
+    If somebody else holds it, `waits` says that it is waited for. Raises RecipeError if not.
+    """
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with (run_dir.parent / f".{run_dir.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RecipeError(f"{run_dir}: another process is at work on this run; wait for it, or end it") from None
+            if not waits:
+                raise RecipeError(
+                    f"{run_dir}: another process is at work on this run; wait for it, or end it"
+                ) from None
+            print(f"{run_dir}: another process is at work there; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system that knows no locks
         yield

@@ -1,11 +1,9 @@
 """`make rehearse [RECIPE=…]`: that recipe, or all that need a GPU, for two optimizer steps on this machine's CPU."""
 
 import argparse
-import contextlib
-import fcntl
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from open_r1.check import all_recipes
 from open_r1.places import RUNS
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.rehearsal.rehearsing import Result, needs_rehearsal, prepare, rehearse
+from open_r1.running import alone_at_work
 
 
 def rehearse_one(file: Path, overrides: list[str], folder: Path) -> int:
@@ -49,21 +48,6 @@ def rehearse_all(files: list[Path], folder: Path, at_once: int) -> int:
     return max(exit_codes)
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder of all rehearsals, which share models and delete what was there; waits for another."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder}: others are being rehearsed there; waiting for them (--runs DIR would not)", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system that knows no locks
-        yield
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 if everything was rehearsed, 1 if a run failed, 2 for a mistake in a recipe."""
     cores = len(os.sched_getaffinity(0))
@@ -75,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_intermixed_args(arguments)
     folder = asked.runs.resolve() / "rehearsals"
     try:
-        with alone_in(folder):
+        with alone_at_work(folder, waits=True):  # they share models, and each deletes what was there
             if asked.recipe is not None:
                 return rehearse_one(asked.recipe, asked.overrides, folder)
             return rehearse_all([file for file in all_recipes() if _is_due(file)], folder, asked.at_once)

@@ -25,11 +25,10 @@ from open_r1.places import RECIPES
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS
 from open_r1.rehearsal.shrinking import STEPS, Rehearsal, rehearsal_of
-from open_r1.run_record import read_record
+from open_r1.run_record import METRICS_FILE, read_record
 from open_r1.stages import stage_recipe
 
 MODELS = "models"
-METRICS_FILE = "metrics.jsonl"
 LAST_LINES = 15
 
 

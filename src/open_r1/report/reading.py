@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow.parquet
 
-from open_r1.run_record import read_record
+from open_r1.run_record import METRICS_FILE, read_record
 
 Content = TypeVar("Content")
 
@@ -86,7 +86,7 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run:
         notes.append(f"{name}: no run.json; it has not been started, or its directory was moved")
         record = {}
     scores = _tolerant(_json_object, folder / "scores.json", notes) or record.get("scores") or {}
-    metrics = _read_metrics(folder / "metrics.jsonl", notes)
+    metrics = _read_metrics(folder / METRICS_FILE, notes)
     if metrics.empty and record.get("step") in STEPS_WITH_METRICS:
         notes.append(f"{name}: no metrics.jsonl, so no curves")
     if record.get("step") == "evaluate" and not scores:

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.dry_run:
         print(*(f"{job.name}: {summary(job)}" for job in submission.jobs), sep="\n")
         print(submission.shown())
-        for line in not_ready(submission.recipe) if submission.site.container is None else ():
+        for line in () if submission.site.container else not_ready(submission.recipe):
             print(line, file=sys.stderr)
         return 0
     for job in submission.jobs:

@@ -6,7 +6,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-METRICS_FILE = "metrics.jsonl"
+from open_r1.run_record import METRICS_FILE
+
 PROGRESS_METRICS = {"reward": "reward", "completions/mean_length": "tokens", "loss": "loss"}
 
 
