@@ -12,7 +12,8 @@ import yaml
 from open_r1 import evaluate
 from open_r1.benchmarks import statistics
 from open_r1.benchmarks.table import BENCHMARKS
-from open_r1.generation import Completion, transformers_backend
+from open_r1.generation import Completion
+from open_r1.generation.transformers_backend import TransformersBackend
 from open_r1.modeling import build_model, character_tokenizer, save_model
 from open_r1.recipe import Model, load_recipe
 from open_r1.step_process import RunStopped, run_step
@@ -103,13 +104,12 @@ def scores_of(run_dir: Path) -> dict:
 def script(monkeypatch, answers):
     """Sampling gives `answers(conversation) -> list of texts` instead of what a model would say."""
 
-    def generate(model, tokenizer, conversations, sampling, description):
-        return [
-            [Completion(text, num_tokens=10 + i, truncated="</think>" not in text) for i, text in enumerate(texts)]
-            for texts in map(answers, conversations)
-        ]
+    def sample(backend, conversations, sampling, wanted=None):
+        for index, texts in enumerate(map(answers, conversations)):
+            for number, text in enumerate(texts):
+                yield (index, number), Completion(text, 10 + number, truncated="</think>" not in text)
 
-    monkeypatch.setattr(transformers_backend, "generate", generate)
+    monkeypatch.setattr(TransformersBackend, "sample", sample)
 
 
 def answer_to(conversation) -> int:
@@ -125,6 +125,7 @@ def test_a_run_from_recipe_to_scores(tiny_model, tmp_path):
             "num_problems": 6,
             "samples": 2,
             "max_new_tokens": 12,
+            "max_truncated_share": None,  # random weights rarely end within 12 tokens
         },
     )
     scores = scores_of(run_dir)
@@ -193,7 +194,7 @@ def test_a_completion_that_begins_inside_the_thinking_is_not_judged_before_its_e
     )
     assert template.endswith("<think>' }}{% endif %}")
     (tmp_path / "thinking.jinja").write_text(template)
-    section = {"benchmarks": ["tiny_sums"], "num_problems": 5}
+    section = {"benchmarks": ["tiny_sums"], "num_problems": 5, "max_truncated_share": None}
     scores = [
         scores_of(write_recipe(tmp_path / name, model=model, evaluate=section))["model"]["benchmarks"]
         for name, model in (
@@ -235,18 +236,20 @@ def test_few_missing_verdicts_are_left_out_and_many_stop_the_run(tiny_model, tmp
 
 
 def test_a_run_that_is_taken_up_scores_what_is_missing(tiny_model, tmp_path, monkeypatch):
+    from open_r1.benchmarks import lighteval_adapter
+
     section = {"benchmarks": ["tiny_sums"], "num_problems": 3}
     section["models"] = {label: str(tiny_model) for label in "abc"}
     run_dir = write_recipe(tmp_path / "run", evaluate=section)
     sampled = []
 
-    def generate(model, tokenizer, conversations, sampling, description):
+    def collect(backend, conversations, sampling, description):
         sampled.append(description)
         if len(sampled) == 2:
             raise OSError("the machine goes down")
         return [[Completion("</think>1", num_tokens=2, truncated=False)] for _ in conversations]
 
-    monkeypatch.setattr(transformers_backend, "generate", generate)
+    monkeypatch.setattr(lighteval_adapter, "collect", collect)
     with pytest.raises(OSError, match="goes down"):
         scores_of(run_dir)
     assert not (run_dir / "scores.json").exists()

@@ -337,7 +337,7 @@ def test_minutes(minutes, text):
 
 
 def test_a_long_completion_loses_its_middle():
-    text = comparison._without_middle("a" * 20_000 + "end")
+    text = comparison.without_middle("a" * 20_000 + "end")
     assert len(text) < 12_100 and text.endswith("end") and "8,003 characters left out" in text
 
 

@@ -6,7 +6,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -14,7 +14,9 @@ import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from open_r1.benchmarks.table import BENCHMARKS
-from open_r1.data import columns_of
+from open_r1.curation.readability import keep_problems
+from open_r1.data import columns_of, mixture_problems
+from open_r1.gates import gate_problems
 from open_r1.incompatible import incompatible_settings, missing_packages
 from open_r1.places import ACCELERATE_CONFIGS, HUB, RECIPES, RUNS
 from open_r1.procedural import FAMILIES
@@ -36,19 +38,21 @@ from open_r1.wording import closest
 
 NO_RECIPES = (ACCELERATE_CONFIGS, HUB)
 LABEL = re.compile(r"[\w.-]+")  # of a model that is scored; becomes part of a file's name
-STEPS_WITHOUT_MODEL = ("evaluate", "pipeline")
+STEPS_WITHOUT_MODEL = ("generate", "evaluate", "pipeline")
+STEPS_THAT_SAMPLE = ("generate", "distill")
+FOLDERS_OF_TRACES = ("kept", "prompts")
 
 
-def check_recipe(recipe: Recipe, earlier_stages: Iterable[str] = (), before_run: bool = False) -> None:
+def check_recipe(recipe: Recipe, earlier_stages: Mapping[str, str] | None = None, before_run: bool = False) -> None:
     """Returns if nothing is wrong. Raises RecipeError with a line for each mistake.
 
-    `earlier_stages` are the names that `stage:` references may mean; outside of a pipeline there are none. A model
-    that another run is to make (a path under runs/) need be there only `before_run`.
+    `earlier_stages` maps the names that `stage:` references may mean to their steps; outside of a pipeline there are
+    none. What another run is to make (a path under runs/) need be there only `before_run`.
     """
     accelerate_config = _accelerate_config(recipe)
     problems = [
-        *_model_problems(recipe, set(earlier_stages), before_run),
-        *_data_problems(recipe),
+        *_model_problems(recipe, earlier_stages or {}, before_run),
+        *_data_problems(recipe, earlier_stages or {}, before_run),
         *_reward_problems(recipe),
         *_benchmark_problems(recipe),
         *_batch_problems(recipe),
@@ -78,19 +82,20 @@ def all_recipes(folder: Path = RECIPES) -> list[Path]:
     return [Path(os.path.relpath(file)) for file in files]  # as one would type it
 
 
-def _model_problems(recipe: Recipe, earlier_stages: set[str], before_run: bool) -> Iterator[str]:
+def _model_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_run: bool) -> Iterator[str]:
     names = {"model.name": recipe.model.name}
     if recipe.distill:
         names["distill.teacher"] = recipe.distill.teacher
     if recipe.evaluate:
         names |= {f"evaluate.models.{label}": name for label, name in recipe.evaluate.models.items()}
+    makers = sorted(name for name, step in earlier_stages.items() if step not in STEPS_WITHOUT_MODEL)
     for key, name in names.items():
         if name is None:
             continue
         stage = name.removeprefix(STAGE_REFERENCE)
-        if stage != name and stage not in earlier_stages:
-            known = f"earlier stages: {', '.join(sorted(earlier_stages))}" if earlier_stages else "no stage runs before"
-            yield f"{key}: {name!r} names no earlier stage that makes a model ({known}){closest(stage, earlier_stages)}"
+        if stage != name and stage not in makers:
+            known = f"earlier stages: {', '.join(makers)}" if makers else "no stage runs before"
+            yield f"{key}: {name!r} names no earlier stage that makes a model ({known}){closest(stage, makers)}"
         elif is_path(name) and not (recipe.path(name) / "config.json").is_file():
             if not recipe.path(name).is_relative_to(RUNS):
                 yield f"{key}: no model at {recipe.path(name)} (it has no config.json)"
@@ -103,8 +108,20 @@ def _model_problems(recipe: Recipe, earlier_stages: set[str], before_run: bool) 
         yield f"model.chat_template: no such file: {recipe.path(template)}"
 
 
-def _data_problems(recipe: Recipe) -> Iterator[str]:
+def _data_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_run: bool) -> Iterator[str]:
+    samplers = sorted(name for name, step in earlier_stages.items() if step in STEPS_THAT_SAMPLE)
     for key, source in recipe.data_sources():
+        if source.path and source.path.startswith(STAGE_REFERENCE):
+            stage, _, folder = source.path.removeprefix(STAGE_REFERENCE).partition("/")
+            if stage not in samplers:
+                known = f"earlier stages: {', '.join(samplers)}" if samplers else "no such stage runs before"
+                yield f"{key}.path: {source.path!r} names no earlier stage that samples ({known}){closest(stage, samplers)}"
+            elif folder not in ("", *FOLDERS_OF_TRACES):
+                known = ", ".join(FOLDERS_OF_TRACES)
+                yield f"{key}.path: a stage that samples has no {folder!r} (known: {known}){closest(folder, FOLDERS_OF_TRACES)}"
+            continue
+        if source.path and not before_run and _is_to_be_made(recipe, source.path):
+            continue
         try:
             columns_of(recipe, source)
         except RecipeError as error:
@@ -112,6 +129,13 @@ def _data_problems(recipe: Recipe) -> Iterator[str]:
         if source.procedural:
             yield from (f"{key}.procedural.{problem}" for problem in _procedural_problems(source))
     yield from _shared_rows(recipe)
+    yield from mixture_problems(recipe)
+    yield from keep_problems(recipe.keep)
+
+
+def _is_to_be_made(recipe: Recipe, path: str) -> bool:
+    """True for the folder of a run that has not been yet."""
+    return recipe.path(path).is_relative_to(RUNS) and not recipe.path(path).exists()
 
 
 def _shared_rows(recipe: Recipe) -> Iterator[str]:
@@ -139,7 +163,7 @@ def _procedural_problems(source: DataSource) -> Iterator[str]:
         yield f"family: unknown data source {section.family!r}{closest(section.family, FAMILIES)}"
         return
     family = FAMILIES[section.family]
-    for style in section.styles:
+    for style in section.styles or ():
         if style not in family.STYLES:
             yield f"styles.{style}: unknown style (known: {', '.join(family.STYLES)}){closest(style, family.STYLES)}"
     if not section.parameters:
@@ -173,7 +197,7 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
             if unknown or wrong:
                 continue
             columns = columns_of_reward(reward)
-            yield from _column_problems(recipe, key, reward.name, columns)
+            yield from _column_problems(recipe, key, reward, columns)
         except RecipeError as error:
             yield f"{key}.name: {error}"
             continue
@@ -189,13 +213,20 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
 
 def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> None:
     """Raises RecipeError if one of our rewards refuses its parameters, which it does before it looks at anything."""
-    (function,) = build_rewards([reward], recipe.thinking, recipe.seed, max_completion_tokens_of(recipe))
+    anywhere = reward.model_copy(update={"task": None})
+    (function,) = build_rewards([anywhere], recipe.thinking, recipe.seed, max_completion_tokens_of(recipe))
     empty: list = []
     function(empty, prompts=empty, completion_ids=empty, **dict.fromkeys(columns, empty))
 
 
-def _column_problems(recipe: Recipe, key: str, reward: str, needed: Iterable[str]) -> Iterator[str]:
+def _column_problems(recipe: Recipe, key: str, reward: Reward, needed: Iterable[str]) -> Iterator[str]:
+    tasks = sorted({source.task for _, source in recipe.data_sources() if source.task})
+    if reward.task is not None and reward.task not in tasks:
+        known = f"known: {', '.join(tasks)}" if tasks else "no source has one; give data.0.task"
+        yield f"{key}.task: no data is of task {reward.task!r} ({known}){closest(reward.task, tasks)}"
     for source_key, source in recipe.data_sources():
+        if reward.task not in (None, source.task):
+            continue
         try:
             given = columns_of(recipe, source)
         except RecipeError:
@@ -205,7 +236,7 @@ def _column_problems(recipe: Recipe, key: str, reward: str, needed: Iterable[str
         for column in needed:
             if column not in given:
                 yield (
-                    f"{key}: {reward} needs the column {column}, which {source_key} does not give; "
+                    f"{key}: {reward.name} needs the column {column}, which {source_key} does not give; "
                     f"add {source_key}.columns.{column}"
                 )
 
@@ -306,8 +337,8 @@ def _eval_batch_problems(recipe: Recipe, processes: int) -> Iterator[str]:
 
 def max_completion_tokens_of(recipe: Recipe) -> int:
     """The most tokens that a completion of this recipe can have."""
-    if recipe.distill:
-        return recipe.distill.max_completion_length
+    if section := recipe.distill or recipe.generate:
+        return section.max_completion_length
     value = trainer_value("grpo", recipe.trainer, "max_completion_length")
     return value if isinstance(value, int) else 1  # a wrong type is told with the trainer's keys
 
@@ -339,7 +370,7 @@ def _stage_problems(pipeline: Recipe, before_run: bool) -> Iterator[str]:
 
     Packages of every stage are asked for before the first begins, and not when its turn comes, days later.
     """
-    models: list[str] = []
+    earlier: dict[str, str] = {}
     names = [stage.name for stage in pipeline.stages]
     for stage in pipeline.stages:
         if names.count(stage.name) > 1:
@@ -348,15 +379,15 @@ def _stage_problems(pipeline: Recipe, before_run: bool) -> Iterator[str]:
             recipe = stage_recipe(pipeline, stage)
             if recipe.step == "pipeline":
                 raise RecipeError(f"{recipe.source}: step: a stage cannot be a pipeline itself")
-            check_recipe(recipe, earlier_stages=models)
+            yield from (f"{pipeline.source}: {problem}" for problem in gate_problems(stage, recipe))
+            check_recipe(recipe, earlier)
         except RecipeError as error:
             yield from (f"{line} (stage {stage.name} of {pipeline.source})" for line in error.lines)
             continue
         if before_run:
             for problem in missing_packages(recipe, _accelerate_config(recipe)):
                 yield f"{recipe.source}: {problem} (stage {stage.name} of {pipeline.source})"
-        if recipe.step not in STEPS_WITHOUT_MODEL:
-            models.append(stage.name)
+        earlier[stage.name] = recipe.step
 
 
 def main(arguments: list[str]) -> int:
@@ -365,7 +396,7 @@ def main(arguments: list[str]) -> int:
     failed = 0
     for file in files:
         try:
-            check_recipe(load_recipe(file, overrides), earlier_stages=())
+            check_recipe(load_recipe(file, overrides))
             print(f"{file}: ok")
         except RecipeError as error:
             failed += 1

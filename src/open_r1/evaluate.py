@@ -2,38 +2,61 @@
 
 Writes RUN_DIR/scores.json, and RUN_DIR/completions/<label>-<benchmark>.parquet with every answer and its verdict, so
 that any score can be counted again. Each pair of model and benchmark is seeded by itself, and its score is written
-beside its answers as soon as it is known: a run that is taken up again, or joined from shares, is the same.
+beside its answers as soon as it is known: a run that is taken up again, or joined from shares, is the same. A score
+that would say nothing of the model is refused: before anything is sampled where the chat template shows it, else by an
+entry in scores.json that has the reason in place of numbers.
 """
 
 import contextlib
 import dataclasses
-import itertools
 import json
+import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from open_r1.benchmarks.statistics import bootstrap_interval, ks, pass_at_1, pass_at_k, problem_means
+from open_r1.benchmarks.statistics import (
+    bootstrap_interval,
+    ks,
+    majority_at_k,
+    pass_at_1,
+    pass_at_k,
+    problem_means,
+)
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.shares import share_of, taken_up
 from open_r1.step_process import RunStopped, run_step
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from open_r1.benchmarks.lighteval_adapter import BenchmarkResult
+    from open_r1.generation import Backend
 
 MAX_UNJUDGED_SHARE = 0.01  # past this the judge is broken, and a score would say more of it than of the model
+MIN_VOTERS = 3  # of two answers the first wins, so maj@2 is pass@1
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What answers: a backend, and what is known of the model behind it (None where a server does not tell)."""
+
+    backend: "Backend"
+    parameters: int | None
+    max_positions: int | None
 
 
 def evaluate(recipe: Recipe, run_dir: Path) -> None:
     """Leaves the scores of every model on every benchmark in `run_dir/scores.json`, all answers in `completions/`.
 
     In the directory of a share, those of its pairs of model and benchmark. Raises RecipeError for a mistake in the
-    recipe, RunStopped for a judge that fails.
+    recipe or a chat template that no score can be taken with, RunStopped for a judge that fails.
     """
     benchmarks = resolve_benchmarks(recipe)
     pairs = [(label, benchmark_name) for label in models_of(recipe) for benchmark_name in benchmarks]
@@ -41,48 +64,138 @@ def evaluate(recipe: Recipe, run_dir: Path) -> None:
         pairs = share.of(pairs)
     for directory in taken_up(run_dir).values():
         copy_scored_pairs(directory, run_dir)
-    for label, pairs_of_model in itertools.groupby(pairs, key=lambda pair: pair[0]):
-        missing = [name for _, name in pairs_of_model if not score_file(run_dir, label, name).exists()]
-        if missing:
-            evaluate_model(recipe, label, {name: benchmarks[name] for name in missing}, run_dir)
+    missing: dict[str, dict[str, Benchmark]] = {}
+    for label, name in pairs:
+        if not score_file(run_dir, label, name).exists():
+            missing.setdefault(label, {})[name] = benchmarks[name]
+    tokenizers = {label: checked_tokenizer(recipe, label) for label in missing}
+    for label, of_label in missing.items():
+        evaluate_model(recipe, label, tokenizers[label], of_label, run_dir)
     _write_json(run_dir / "scores.json", scores_of_pairs(run_dir, pairs))
 
 
-def evaluate_model(recipe: Recipe, label: str, benchmarks: dict[str, Benchmark], run_dir: Path) -> None:
+def evaluate_model(
+    recipe: Recipe,
+    label: str,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    benchmarks: dict[str, Benchmark],
+    run_dir: Path,
+) -> None:
     """Scores one model. A function of its own, so that a model is gone before the next is loaded."""
+    from open_r1.benchmarks.copies import read_copy, sha256_of
     from open_r1.benchmarks.lighteval_adapter import run_benchmark  # seconds of imports: mistakes are told before
-    from open_r1.modeling import num_parameters
 
-    name = models_of(recipe)[label]
-    model, tokenizer = _load(recipe, name)
+    section = recipe.evaluate
+    copies = {name: recipe.path(section.copies[name]) for name in benchmarks if name in section.copies}
+    rows = {name: read_copy(name, benchmarks[name], file) for name, file in copies.items()}
+    model = load(recipe, label, tokenizer)
     for benchmark_name, benchmark in benchmarks.items():
-        started = time.monotonic()
+        started, counts = time.monotonic(), Counter(model.backend.counts())
         result = run_benchmark(
-            model,
-            tokenizer,
+            model.backend,
             benchmark_name,
             benchmark,
             problems_dir=run_dir / "problems",
-            batch_size=recipe.evaluate.batch_size,
+            batch_size=section.batch_size,
             seed=recipe.seed,
+            tokenizer=tokenizer,
+            max_positions=model.max_positions,
+            rows=rows.get(benchmark_name),
             thinking=recipe.thinking,
-            num_problems=recipe.evaluate.num_problems,
+            num_problems=section.num_problems,
             description=f"{label} on {benchmark_name}",
         )
         seconds = time.monotonic() - started
         write_completions(result, completions_file(run_dir, label, benchmark_name))
         check_judged(result, completions_file(run_dir, label, benchmark_name))
-        score = {
-            "model": recipe.model_path(name),
-            "parameters": num_parameters(model),
-            "benchmarks": {benchmark_name: summarize(result, benchmark, seconds)},
-        }
+        entry = summarize(result, benchmark, seconds, section.max_truncated_share)
+        if benchmark_name in copies:
+            entry["copy"] = {"path": str(copies[benchmark_name]), "sha256": sha256_of(copies[benchmark_name])}
+        if section.endpoint:
+            entry["counts"] = dict(Counter(model.backend.counts()) - counts)
+        score = {**_facts(recipe, label), "parameters": model.parameters, "benchmarks": {benchmark_name: entry}}
         _write_json(score_file(run_dir, label, benchmark_name), score)
 
 
-def models_of(recipe: Recipe) -> dict[str, str]:
-    """Label -> name of every model that the recipe scores."""
-    return recipe.evaluate.models or {"model": recipe.model.name}
+def models_of(recipe: Recipe) -> dict[str, str | None]:
+    """Label -> name of every model that the recipe scores; None if an endpoint alone is named.
+
+    Raises RecipeError for several models at one endpoint, which serves one.
+    """
+    models = recipe.evaluate.models or {"model": recipe.model.name}
+    if recipe.evaluate.endpoint and len(models) > 1:
+        raise RecipeError(
+            f"{recipe.source}: evaluate.models: {len(models)} models, but evaluate.endpoint serves one; "
+            "make a recipe for each"
+        )
+    return models
+
+
+def checked_tokenizer(recipe: Recipe, label: str) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer of a model whose chat template can be sampled with; None if an endpoint alone is named.
+
+    Raises RecipeError if the template cannot: what is sampled with it would be a score of the template.
+    """
+    from open_r1.benchmarks.refusals import check_template
+    from open_r1.modeling import load_tokenizer
+
+    name = models_of(recipe)[label]
+    if name is None:
+        return None
+    tokenizer = load_tokenizer(recipe, _other(recipe, name))
+    check_template(tokenizer, stop_token_ids(recipe, name, tokenizer), name, recipe.source)
+    return tokenizer
+
+
+def stop_token_ids(recipe: Recipe, name: str, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The tokens that end a completion: in this process the tokenizer's EOS, at a server the model's own as well."""
+    from transformers import GenerationConfig
+
+    ids = {tokenizer.eos_token_id}
+    if recipe.evaluate.endpoint:
+        with contextlib.suppress(OSError):  # a model needs no generation_config.json
+            revision = None if recipe.evaluate.models else recipe.model.revision
+            config = GenerationConfig.from_pretrained(recipe.model_path(name), revision=revision)
+            ids |= set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
+    return ids - {None}
+
+
+def load(recipe: Recipe, label: str, tokenizer: "PreTrainedTokenizerBase | None") -> Model:
+    """The model with that label, ready to answer: the recipe's endpoint, or its weights in this process."""
+    if recipe.evaluate.endpoint:
+        from open_r1.generation.endpoint import EndpointBackend
+
+        backend = EndpointBackend(
+            recipe.evaluate.endpoint, str(recipe.source), key="evaluate.endpoint", thinking=recipe.thinking
+        )
+        return Model(backend, parameters=None, max_positions=None)
+
+    import torch
+
+    from open_r1.generation.transformers_backend import TransformersBackend
+    from open_r1.modeling import check_accelerators, load_model, num_parameters
+
+    check_accelerators(recipe)
+    model = load_model(recipe, _other(recipe, models_of(recipe)[label]))
+    return Model(
+        TransformersBackend(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer),
+        num_parameters(model),
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+
+
+def _other(recipe: Recipe, name: str) -> str | None:
+    """`name` if it is not model.name, to which alone model.revision belongs."""
+    return name if recipe.evaluate.models else None
+
+
+def _facts(recipe: Recipe, label: str) -> dict:
+    """What scores.json says of a model: its name, and the server that answered for it if one did."""
+    endpoint, name = recipe.evaluate.endpoint, models_of(recipe)[label]
+    if endpoint is None:
+        return {"model": recipe.model_path(name)}
+    served = {"endpoint": {"base_url": endpoint.base_url, "model": endpoint.model}}
+    return {"model": recipe.model_path(name) if name else endpoint.model, **served}
 
 
 def completions_file(run_dir: Path, label: str, benchmark_name: str) -> Path:
@@ -125,28 +238,50 @@ def resolve_benchmarks(recipe: Recipe) -> dict[str, Benchmark]:
     return {name: dataclasses.replace(BENCHMARKS[name], **overrides) for name in recipe.evaluate.benchmarks}
 
 
-def summarize(result: "BenchmarkResult", benchmark: Benchmark, seconds: float) -> dict:
-    """One benchmark's entry in scores.json. pass@1 is LightEval's, and must be the one that we count ourselves."""
+def summarize(
+    result: "BenchmarkResult", benchmark: Benchmark, seconds: float, max_truncated_share: float | None = None
+) -> dict:
+    """One benchmark's entry in scores.json. pass@1 is LightEval's, and must be the one that we count ourselves.
+
+    With `refused`, the reason, there is no score: its place is None, and the counts stay.
+    """
+    from open_r1.benchmarks.refusals import truncation_problem
+
     problems = result.problems
-    completions = [completion for problem in problems for completion in problem.completions]
+    completions = [completion for problem in problems for completion in problem.completions if not completion.refused]
     verdicts_PN = np.array([problem.scores for problem in problems], dtype=float)  # None becomes nan
     lighteval_pass_at_1 = result.metrics["pass@1"]
     assert abs(lighteval_pass_at_1 - pass_at_1(verdicts_PN)) < 1e-9, (lighteval_pass_at_1, pass_at_1(verdicts_PN))
-    return {
-        "pass@1": lighteval_pass_at_1,
-        "pass@1_interval": list(bootstrap_interval(problem_means(verdicts_PN))),
-        "pass@k": {str(k): pass_at_k(verdicts_PN, k) for k in ks(benchmark.samples)},
+    truncated_share = float(np.mean([completion.truncated for completion in completions]))
+    refused = truncation_problem(truncated_share, result.max_new_tokens, max_truncated_share)
+    counts = {
         "num_problems": len(problems),
         "samples": benchmark.samples,
         "temperature": benchmark.temperature,
         "top_p": benchmark.top_p,
-        "max_new_tokens": benchmark.max_new_tokens,
+        "max_new_tokens": result.max_new_tokens,
         "tokens_per_answer": float(np.mean([completion.num_tokens for completion in completions])),
-        "truncated_share": float(np.mean([completion.truncated for completion in completions])),
+        "truncated_share": truncated_share,
         "unjudged": int(np.isnan(verdicts_PN).sum()),
         "seconds": round(seconds, 3),
-        "lighteval": result.metrics,
     }
+    if refused:
+        return {"refused": refused, "pass@1": None, "pass@1_interval": None, "pass@k": {}, **counts}
+    scores = {
+        "pass@1": lighteval_pass_at_1,
+        "pass@1_interval": list(bootstrap_interval(problem_means(verdicts_PN))),
+        "pass@k": {str(k): _finite(pass_at_k(verdicts_PN, k)) for k in ks(benchmark.samples)},
+    }
+    answers_PN = [problem.answers for problem in problems]
+    voters = [k for k in ks(benchmark.samples) if k >= MIN_VOTERS]
+    if voters and any(answer is not None for answers_N in answers_PN for answer in answers_N):
+        scores["maj@k"] = {str(k): _finite(majority_at_k(answers_PN, verdicts_PN, k)) for k in voters}
+    return {**scores, **counts, "lighteval": result.metrics}
+
+
+def _finite(value: float) -> float | None:
+    """None for nan, which JSON has not."""
+    return value if math.isfinite(value) else None
 
 
 def check_judged(result: "BenchmarkResult", completions_file: Path) -> None:
@@ -161,24 +296,48 @@ def check_judged(result: "BenchmarkResult", completions_file: Path) -> None:
 
 
 def write_completions(result: "BenchmarkResult", file: Path) -> None:
-    """Writes one row a problem: prompt, gold, and the lists completions, num_tokens, truncated, scores."""
+    """Writes one row a problem: prompt, gold, and of each of its N completions all that a score is counted from.
+
+    The lists are completions, num_tokens, truncated, refused (a server's reason not to answer), scores (null: no
+    verdict) and answers (null: none was found, or answers are programs).
+    """
     import pyarrow
     import pyarrow.parquet
 
+    text, of_each = pyarrow.string(), pyarrow.list_
+    schema = pyarrow.schema(
+        {
+            "prompt": text,
+            "gold": text,
+            "completions": of_each(text),
+            "num_tokens": of_each(pyarrow.int64()),
+            "truncated": of_each(pyarrow.bool_()),
+            "refused": of_each(text),
+            "scores": of_each(pyarrow.float64()),
+            "answers": of_each(text),
+        }
+    )
     rows = [
         {
             "prompt": problem.prompt,
             "gold": problem.gold,
-            "completions": [completion.text for completion in problem.completions],
+            "completions": [_storable(completion.text) for completion in problem.completions],
             "num_tokens": [completion.num_tokens for completion in problem.completions],
             "truncated": [completion.truncated for completion in problem.completions],
+            "refused": [completion.refused for completion in problem.completions],
             "scores": problem.scores,
+            "answers": [answer and _storable(answer) for answer in problem.answers],
         }
         for problem in result.problems
     ]
     file.parent.mkdir(exist_ok=True)
     with _whole(file) as unfinished:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), unfinished)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), unfinished)
+
+
+def _storable(text: str) -> str:
+    """The text, a question mark for half a surrogate pair, which a server may send and UTF-8 has not."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _write_json(file: Path, value: dict) -> None:
@@ -192,19 +351,6 @@ def _whole(file: Path) -> Iterator[Path]:
     unfinished = file.with_name(f"{file.name}.part")
     yield unfinished
     unfinished.replace(file)
-
-
-def _load(recipe: Recipe, name: str):
-    import torch
-
-    from open_r1.modeling import check_accelerators, load_model, load_tokenizer
-
-    check_accelerators(recipe)
-    other = name if recipe.evaluate.models else None  # model.revision belongs to model.name alone
-    model, tokenizer = load_model(recipe, other), load_tokenizer(recipe, other)
-    if not tokenizer.chat_template:
-        raise RecipeError(f"{recipe.source}: model {name!r} has no chat template; give model.chat_template")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 if __name__ == "__main__":

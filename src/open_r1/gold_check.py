@@ -112,7 +112,9 @@ def gold_program_column(recipe: Recipe, section: str = "data") -> str | None:
     if program_reward(recipe) is None:
         return None
     names = GOLD_PROGRAM_COLUMNS if judging_reward(recipe) is None else GOLD_PROGRAM_COLUMNS[:1]
-    given = [columns_of(recipe, source) or set(source.columns) for source in getattr(recipe, section)]
+    task = program_reward(recipe).task
+    judged = [source for source in getattr(recipe, section) if task in (None, source.task)]
+    given = [columns_of(recipe, source) or set(source.columns) for source in judged]
     return next((name for name in names if all(name in columns for columns in given)), None)
 
 
@@ -128,7 +130,10 @@ def row_problems(recipe: Recipe, dataset: Mapping[str, Sequence[Any]]) -> dict[i
             continue
         sandbox = SANDBOXES[reward.parameters.get("sandbox", "local")]
         language_problem = functools.cache(sandbox.language_problem)
+        tasks = None if reward.task is None else list(dataset["task"])
         for row, columns in enumerate(zip(*(dataset[name] for name in names), strict=True)):
+            if tasks is not None and tasks[row] != reward.task:
+                continue
             try:
                 problem = language_problem(read(*columns).language)
             except BadRow as refusal:
@@ -138,11 +143,16 @@ def row_problems(recipe: Recipe, dataset: Mapping[str, Sequence[Any]]) -> dict[i
     return problems
 
 
-def check_golds(recipe: Recipe, golds: Sequence[str]) -> GoldCheck | None:
-    """Every gold as the answer to its own problem; None if no reward of the recipe judges by a gold."""
+def check_golds(recipe: Recipe, golds: Sequence[str], tasks: Sequence[str] | None = None) -> GoldCheck | None:
+    """Every gold as the answer to its own problem; None if no reward of the recipe judges by a gold.
+
+    `tasks` are the rows'; if the reward is for one alone, the others are passed over.
+    """
     reward = judging_reward(recipe)
     if reward is None or not len(golds):
         return None
+    rows = [row for row in range(len(golds)) if reward.task is None or tasks[row] == reward.task]
+    golds = [golds[row] for row in rows] if len(rows) < len(golds) else golds
     answer_in = reward.parameters.get("answer_in", "both")
     cpu_seconds = reward.parameters.get("cpu_seconds", DEFAULT_CPU_SECONDS)
     started = time.monotonic()
@@ -151,7 +161,7 @@ def check_golds(recipe: Recipe, golds: Sequence[str]) -> GoldCheck | None:
     judged, _ = judge_completions(completions, answered, recipe.thinking, answer_in, cpu_seconds)
     failures = tuple(
         Failure(row, gold, one.verdict.reason)
-        for row, (gold, one) in enumerate(zip(answered, judged, strict=True))
+        for row, gold, one in zip(rows, answered, judged, strict=True)
         if one.verdict.score != 1.0
     )
     return GoldCheck(len(golds), time.monotonic() - started, failures)
@@ -206,7 +216,7 @@ def _wrong_golds(
 
 
 def require_verified_golds(
-    recipe: Recipe, golds: Sequence[str], run_dir: Path, section: str = "data"
+    recipe: Recipe, golds: Sequence[str], run_dir: Path, section: str = "data", tasks: Sequence[str] | None = None
 ) -> GoldCheck | None:
     """The check of a run's golds, written to `run_dir/gold_check.json` (`eval_gold_check.json` for those of eval_data).
 
@@ -214,7 +224,7 @@ def require_verified_golds(
     """
     if recipe.guards.min_verified_gold_share is None:
         return None
-    return _require(recipe, check_golds(recipe, golds), run_dir, REPORT_FILE, section)
+    return _require(recipe, check_golds(recipe, golds, tasks), run_dir, REPORT_FILE, section)
 
 
 def require_verified_programs(
@@ -281,7 +291,8 @@ def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, str, GoldCheck]]:
             continue
         reward = judging_reward(each)
         if reward is not None and "solution" in columns_of_reward(reward):
-            yield each, section, check_golds(each, load_data(each, ["solution"], section)["solution"])
+            data = load_data(each, ["solution", *(["task"] if reward.task else [])], section)
+            yield each, section, check_golds(each, data["solution"], data["task"] if reward.task else None)
         if judges_programs(each):
             gold_column = gold_program_column(each, section)
             names = reward_columns(each.rewards)

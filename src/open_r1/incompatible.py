@@ -29,7 +29,8 @@ KEYS_OF_MODE = {  # what the other mode never reads
         "vllm_group_port",
     ),
 }
-EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed"}
+STEPS_WITH_SERVER = ("grpo", "generate", "evaluate")
+EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed", "openai": "eval"}
 
 
 def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
@@ -55,6 +56,10 @@ def missing_packages(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> It
     needed = {}
     if recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
         needed["vllm"] = "trainer.use_vllm"
+    if recipe.hardware.vllm is not None:
+        needed["vllm"] = "hardware.vllm"
+    if any(section and section.endpoint for section in (recipe.generate, recipe.distill, recipe.evaluate)):
+        needed["openai"] = f"{recipe.step}.endpoint"
     if accelerate_config.get("distributed_type") == "DEEPSPEED":
         needed["deepspeed"] = f"hardware.accelerate: {recipe.hardware.accelerate}"
     if recipe.model.attn_implementation == "flash_attention_2":
@@ -217,14 +222,25 @@ def _of_vllm(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _of_server_that_answers(recipe: Recipe) -> Iterator[str]:
+    """A server for the steps that only ask: its model is the recipe's own."""
+    for key, section in (("generate", recipe.generate), ("evaluate", recipe.evaluate)):
+        if section is not None and section.endpoint is not None:
+            yield f"hardware.vllm: {key}.endpoint is asked already; remove one"
+    if recipe.step == "evaluate" and not recipe.model.name:
+        yield "hardware.vllm: it serves one model; name it as model.name in place of evaluate.models"
+
+
 def _of_server(recipe: Recipe) -> Iterator[str]:
     server = recipe.hardware.vllm
     if server is None:
         return
-    if recipe.step != "grpo":
+    if recipe.step not in STEPS_WITH_SERVER:
         yield f"hardware.vllm: step {recipe.step} has no server; remove it"
         return
-    if not recipe.trainer.get("use_vllm") or recipe.trainer.get("vllm_mode") != "server":
+    yield from _of_server_that_answers(recipe)
+    asks = recipe.trainer.get("use_vllm") and recipe.trainer.get("vllm_mode") == "server"
+    if recipe.step == "grpo" and not asks:
         yield "hardware.vllm: nothing asks the server; set trainer.use_vllm: true and trainer.vllm_mode: server"
     for key in ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port"):
         if key in recipe.trainer:

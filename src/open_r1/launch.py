@@ -28,6 +28,7 @@ from open_r1.running import (
 )
 from open_r1.slurm.site import site_of_this_process
 from open_r1.slurm.submitting import RUN_DIRECTORY_FILE
+from open_r1.step_process import EXIT_STOPPED, RunStopped
 from open_r1.wording import closest
 
 
@@ -99,6 +100,9 @@ def _main(arguments: argparse.Namespace) -> int:
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 2
+    except RunStopped as missed:  # the gate of an earlier stage
+        print(missed, file=sys.stderr)
+        return EXIT_STOPPED
     if arguments.dry_run:
         print(dump_recipe(recipe))
         _print_commands(recipe, run_dir)
@@ -129,6 +133,11 @@ def _main(arguments: argparse.Namespace) -> int:
         print(f"share {share} of {recipe.step} is done; when all are, the command without --share joins them")
         return 0
     if pipeline_dir is not None:
+        try:
+            pipeline.check_gate_of(whole, pipeline_dir, arguments.stage)
+        except RunStopped as missed:
+            print(missed, file=sys.stderr)
+            return EXIT_STOPPED
         with alone_at_work(pipeline_dir):
             if missing := pipeline.finish(whole, pipeline_dir):
                 print(f"stage {arguments.stage} is done; not yet: {', '.join(missing)}")

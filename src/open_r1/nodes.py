@@ -82,8 +82,8 @@ def nodes_of(recipe: Recipe) -> Nodes:
     if container and container.srun and not in_slurm:
         raise RecipeError("container.srun: only inside a Slurm job is there an srun; unset OPEN_R1_SITE to run here")
     training = num_nodes_of(recipe)
-    serving = recipe.hardware.vllm.nodes if recipe.step == "grpo" and recipe.hardware.vllm else 0
-    has_server = recipe.step == "grpo" and recipe.hardware.vllm is not None
+    has_server = recipe.hardware.vllm is not None
+    serving = recipe.hardware.vllm.nodes if has_server else 0
     port = first_port() if in_slurm or training > 1 or has_server else None
     if training + serving == 1:
         return Nodes(runner="srun" if in_slurm else "here", container=container, first_port=port)

@@ -1,7 +1,8 @@
 """Stages in a chain, each a run of its own that starts from the model of an earlier one.
 
-DeepSeek-R1, figure 2 of the Nature article: base, cold start, reasoning RL, distillation. A stage that is done is
-skipped, one that failed or was interrupted is taken up again, and one whose parent was made anew is made anew.
+DeepSeek-R1, figure 2 of the Nature article: R1-Zero, cold start, RL, rejection sampling, SFT of the base, RL again,
+distillation. A stage that is done is skipped, one that failed or was interrupted is taken up again, and one whose
+parent was made anew is made anew. A stage with a gate has to have reached it before the next one begins.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from open_r1 import run_record, signals
 from open_r1.check import check_recipe
+from open_r1.gates import check_gate
 from open_r1.recipe import Recipe, RecipeError, Stage, dump_recipe, load_recipe
 from open_r1.resuming import RECIPE_FILE
 from open_r1.running import is_done, launch, model_parents
@@ -31,6 +33,7 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
         resolved, parents = resolve(recipe, stage, run_dir)
         if is_done(stage_dir, resolved, parents):
             print(f"{title}: done already", flush=True)
+            check_gate(recipe, stage, stage_dir)
             continue
         print(f"{title}: {resolved.step}", flush=True)
         exit_code = launch(resolved, stage_dir, parents)
@@ -42,31 +45,35 @@ def pipeline(recipe: Recipe, run_dir: Path) -> None:
             )
         if signals.received():  # when that stage had as good as ended
             raise signals.Interrupted(signals.received())
+        check_gate(recipe, stage, stage_dir)
     gather_scores(recipe, run_dir)
 
 
 def resolve(recipe: Recipe, stage: Stage, run_dir: Path) -> tuple[Recipe, list[dict[str, Any]]]:
     """The recipe of a stage, checked, with the models of earlier stages in it, and its parents. Raises RecipeError."""
-    models = {name: str(run_dir / name / "model") for name in references_of(stage.set)}
-    resolved = stage_recipe(recipe, stage, models)
+    resolved = stage_recipe(recipe, stage, run_dir)
     check_recipe(resolved, before_run=site_of_this_process().container is None)
     return resolved, stage_parents(recipe, stage, resolved, run_dir)
 
 
 def prepare(recipe: Recipe, run_dir: Path) -> Recipe:
-    """The pipeline with its stages as they were when its run was first begun, or submitted."""
+    """The pipeline with its stages as they were when its run was first begun, or submitted; gates as they are now."""
     if not (run_dir / RECIPE_FILE).exists():
         run_dir.mkdir(parents=True, exist_ok=True)
         unfinished = run_dir / f".{RECIPE_FILE}.{os.getpid()}"  # jobs may begin at the same moment
         unfinished.write_text(dump_recipe(freeze_stages(recipe, run_dir)), encoding="utf-8")
         os.replace(unfinished, run_dir / RECIPE_FILE)
-    return load_recipe(run_dir / RECIPE_FILE)
+    frozen = load_recipe(run_dir / RECIPE_FILE)
+    gates = {stage.name: stage.gate for stage in recipe.stages}
+    stages = [stage.model_copy(update={"gate": gates.get(stage.name, stage.gate)}) for stage in frozen.stages]
+    return frozen.model_copy(update={"stages": stages})
 
 
 def stage_of_run(recipe: Recipe, run_dir: Path, name: str) -> tuple[Recipe, Path, list[dict[str, Any]]]:
     """What is needed to run one stage by itself: its recipe, its directory, its parents.
 
-    Raises RecipeError if there is no such stage, or if a stage whose model it needs is not done.
+    Raises RecipeError if there is no such stage, or if a stage whose model or data it needs is not done; RunStopped if
+    an earlier one that is done has not reached its gate.
     """
     frozen = prepare(recipe, run_dir)
     stages = {stage.name: stage for stage in frozen.stages}
@@ -77,10 +84,19 @@ def stage_of_run(recipe: Recipe, run_dir: Path, name: str) -> tuple[Recipe, Path
     for parent in references_of(stages[name].set):
         if (status := status_of(run_dir / parent)) != "done":
             raise RecipeError(
-                f"{recipe.source}: --stage {name}: it needs the model of {parent}, which is {status}; run that first"
+                f"{recipe.source}: --stage {name}: it needs what {parent} makes, which is {status}; run that first"
             )
+    for earlier in frozen.stages[: list(stages).index(name)]:
+        if status_of(run_dir / earlier.name) == "done":
+            check_gate(frozen, earlier, run_dir / earlier.name)
     resolved, parents = resolve(frozen, stages[name], run_dir)
     return resolved, run_dir / name, parents
+
+
+def check_gate_of(recipe: Recipe, run_dir: Path, name: str) -> None:
+    """Returns if the stage of this name, which is done, has reached its gate. Raises RunStopped if it has not."""
+    (stage,) = (stage for stage in prepare(recipe, run_dir).stages if stage.name == name)
+    check_gate(recipe, stage, run_dir / name)
 
 
 def status_of(run_dir: Path) -> str:

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -138,6 +139,15 @@ def weights_sha256(model_dir: str | Path) -> str:
     files = _weight_files(Path(model_dir))
     if not files:
         raise FileNotFoundError(f"{model_dir}: no *.safetensors to hash")
+    return _sha256(files)
+
+
+def data_sha256(folder: str | Path) -> str:
+    """Hash of the *.parquet files of a folder, read one after the other in order of their names."""
+    return _sha256(sorted(Path(folder).glob("*.parquet")))
+
+
+def _sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

@@ -30,6 +30,7 @@ MODULES = {
     "pretrain": "open_r1.sft",
     "sft": "open_r1.sft",
     "grpo": "open_r1.grpo",
+    "generate": "open_r1.generate",
     "distill": "open_r1.distill",
     "evaluate": "open_r1.evaluate",
     "pipeline": "open_r1.pipeline",
@@ -130,7 +131,8 @@ def _began_from(record: dict[str, Any], recipe: Recipe, parents: Sequence[dict[s
 
 
 def same_weights(record: dict[str, Any], parents: Sequence[dict[str, Any]]) -> bool:
-    return [parent["weights_sha256"] for parent in parents] == [p["weights_sha256"] for p in record["parents"]]
+    """True if a run began from the weights, and the sampled data, of these parents."""
+    return shares.hashes_of(parents) == shares.hashes_of(record["parents"])
 
 
 def _move_stale_run_away(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]]) -> None:
@@ -214,11 +216,12 @@ def run_directory(recipe: Recipe, runs: Path = RUNS) -> Path:
 
 
 def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
-    """The runs that made the models which this recipe starts from: [{name, run, weights_sha256}]."""
+    """The runs that made what this recipe starts from: [{name, run, weights_sha256}], and data_sha256 for data."""
     names = [recipe.model.name, *(recipe.evaluate.models.values() if recipe.evaluate else ())]
     names += [recipe.distill.teacher] if recipe.distill else []
     directories = [Path(recipe.model_path(name)) for name in names if name]
-    return [
+    folders = [recipe.path(source.path) for _, source in recipe.data_sources() if source.path]
+    models = [
         {
             "name": directory.parent.name,
             "run": str(directory.parent),
@@ -227,6 +230,12 @@ def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
         for directory in directories
         if directory.is_dir()
     ]
+    data = [
+        {"name": folder.parent.name, "run": str(folder.parent), "data_sha256": run_record.data_sha256(folder)}
+        for folder in folders
+        if folder.is_dir()
+    ]
+    return models + data
 
 
 def _run(

@@ -19,7 +19,11 @@ from open_r1.run_record import read_record, update_record
 Item = TypeVar("Item")
 
 DIRECTORY = "shares"
-RESULTS = {"evaluate": "scores.json", "distill": "completions/traces.parquet"}  # step -> what its shares add up to
+RESULTS = {  # step -> what its shares add up to
+    "evaluate": "scores.json",
+    "generate": "generate.json",
+    "distill": "distill.json",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -146,5 +150,9 @@ def _problem(share: dict[str, Any] | None, run: dict[str, Any]) -> str | None:
         return f"it is not done ({status}); its part is done here"
     if share["recipe_sha256"] != run["recipe_sha256"]:
         return "it was made by another recipe"
-    ours, theirs = ([parent["weights_sha256"] for parent in record["parents"]] for record in (run, share))
-    return None if ours == theirs else "it began from other weights"
+    return None if hashes_of(run["parents"]) == hashes_of(share["parents"]) else "it began from other weights or data"
+
+
+def hashes_of(parents: Sequence[dict[str, Any]]) -> list[str]:
+    """The hash of each parent's weights, or of its data."""
+    return [parent.get("weights_sha256") or parent["data_sha256"] for parent in parents]

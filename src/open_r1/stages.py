@@ -1,34 +1,34 @@
-"""The stages of a pipeline as recipes of their own: values set, references to earlier stages resolved, all frozen."""
+"""The stages of a pipeline as recipes of their own: values set, references to earlier stages resolved, all frozen.
+
+`stage:x` is what the stage x made: its model, or the traces that it kept if it samples; `stage:x/prompts` are then its
+prompts with their pass rates.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from open_r1.recipe import STAGE_REFERENCE, Recipe, Stage, dump_recipe, load_recipe
+from open_r1.recipe.loop import flatten, references_in, stage_named
 
 FROZEN_STAGES = "stages"
+MODEL, KEPT = "model", "kept"  # folders of a run directory
 
 
-def stage_recipe(pipeline: Recipe, stage: Stage, models: Mapping[str, str] | None = None) -> Recipe:
+def stage_recipe(pipeline: Recipe, stage: Stage, run_dir: Path | None = None) -> Recipe:
     """The recipe of a stage with the pipeline's seed and the stage's `set` applied. Raises RecipeError.
 
-    `models` maps names of stages to the directories of their models; without it `stage:x` is left as it stands.
+    With the pipeline's `run_dir`, `stage:x` is what lies there; without it, it is left as it stands.
     """
-    overrides = {"seed": pipeline.seed, **_flatten(stage.set)}
-    if models is not None:
-        overrides = {key: _resolve(value, models) for key, value in overrides.items()}
+    overrides = {"seed": pipeline.seed, **flatten(stage.set)}
+    if run_dir is not None:
+        overrides |= {key: _folder(key, value, run_dir) for key, value in references_in(stage.set).items()}
     return load_recipe(pipeline.path(stage.recipe), overrides)
 
 
-def references_of(value: Any) -> list[str]:
-    """Names of the stages that a value of `set` refers to, in order."""
-    if isinstance(value, dict):
-        return [name for entry in value.values() for name in references_of(entry)]
-    if isinstance(value, list):
-        return [name for entry in value for name in references_of(entry)]
-    if isinstance(value, str) and value.startswith(STAGE_REFERENCE):
-        return [value.removeprefix(STAGE_REFERENCE)]
-    return []
+def references_of(values: Mapping[str, Any]) -> list[str]:
+    """Names of the stages that `set` refers to, in order."""
+    return [stage_named(reference) for reference in references_in(values).values()]
 
 
 def freeze_stages(pipeline: Recipe, run_dir: Path) -> Recipe:
@@ -42,22 +42,11 @@ def freeze_stages(pipeline: Recipe, run_dir: Path) -> Recipe:
     for stage in pipeline.stages:
         file = folder / f"{stage.name}.yaml"
         file.write_text(dump_recipe(stage_recipe(pipeline, stage)), encoding="utf-8")
-        references = {key: value for key, value in _flatten(stage.set).items() if references_of(value)}
-        frozen.append(stage.model_copy(update={"recipe": str(file), "set": references}))
+        frozen.append(stage.model_copy(update={"recipe": str(file), "set": references_in(stage.set)}))
     return pipeline.model_copy(update={"stages": frozen})
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{a: {b: 1}} -> {"a.b": 1}: a partial recipe as overrides."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _resolve(value: Any, models: Mapping[str, str]) -> Any:
-    if isinstance(value, list):
-        return [_resolve(entry, models) for entry in value]
-    if isinstance(value, str) and value.startswith(STAGE_REFERENCE):
-        return models[value.removeprefix(STAGE_REFERENCE)]
-    return value
+def _folder(key: str, reference: str, run_dir: Path) -> str:
+    """What a reference means in a pipeline's run: rows for `data.0.path` and the like, for all else a model."""
+    name, _, folder = reference.removeprefix(STAGE_REFERENCE).partition("/")
+    return str(run_dir / name / (folder or (KEPT if key.endswith(".path") else MODEL)))

@@ -1,7 +1,7 @@
-"""vLLM in a server of its own, for as long as a run trains: started first, waited for, and watched all along.
+"""vLLM in a server of its own, for as long as a run needs it: started first, waited for, and watched all along.
 
 `hardware.vllm` says how large it is. It serves on nodes of its own, or on GPUs beside those of the one node that
-trains. The trainer learns its address from the environment: it is another one at every start of the same run.
+trains, or that only samples. The step learns its address from the environment: it is another one at every start.
 """
 
 import contextlib
@@ -99,10 +99,13 @@ def server_command(recipe: Recipe, nodes: Nodes, number: int = 0) -> list[str]:
         *("--tensor-parallel-size", str(section.tensor_parallel_size)),
         *("--data-parallel-size", str(section.data_parallel_size)),
         *("--gpu-memory-utilization", str(section.gpu_memory_utilization)),
-        *("--weight-transfer-config", json.dumps({"backend": "nccl"})),
-        *("--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"),
         *("--seed", str(recipe.seed)),
     ]
+    if recipe.step == "grpo":  # the policy's weights are sent to it, and it tells how likely it found each token
+        argv += ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
+        argv += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
+    elif recipe.model.chat_template:  # it renders the prompts
+        argv += ["--chat-template", str(recipe.path(recipe.model.chat_template))]
     if section.max_model_length is not None:
         argv += ["--max-model-len", str(section.max_model_length)]
     if recipe.model.revision:

@@ -8,23 +8,27 @@ LightEval reads the data, builds the prompts and reports the metric.
 
 import copy
 import dataclasses
-import json
 import logging
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from open_r1 import procedural
+from open_r1.benchmarks import livecodebench
+from open_r1.benchmarks.answers import boxed_answer, normal_form
+from open_r1.benchmarks.copies import write_copy
 from open_r1.benchmarks.table import Benchmark
-from open_r1.generation import Completion, Sampling, transformers_backend
+from open_r1.generation import Backend, Completion, Sampling
+from open_r1.generation.progress import collect
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards import accuracy_reward, binary_code_reward
-from open_r1.rewards.completion import resolved_thinking
+from open_r1.rewards.completion import after_thinking, resolved_thinking
 
 # LightEval's registry imports every task there is. Offline, tiny_benchmarks and mt_bench fail to download, mix_eval and
 # mt_bench call an argument that huggingface_hub 2 dropped, and the if* tasks try to fetch nltk data at import.
@@ -34,7 +38,12 @@ for _task in ("tiny_benchmarks", "mt_bench.main", "mix_eval.main", "ifeval.main"
 _autograd = torch.is_grad_enabled()
 
 from lighteval.logging.evaluation_tracker import EvaluationTracker  # noqa: E402
+from lighteval.metrics.dynamic_metrics import MultilingualExtractiveMatchMetric  # noqa: E402
 from lighteval.metrics.metrics_sample import SampleLevelComputation, SamplingMetric  # noqa: E402
+from lighteval.metrics.utils.extractive_match_utils import (  # noqa: E402
+    extract_target_from_pred,
+    get_extraction_regexes,
+)
 from lighteval.metrics.utils.metric_utils import SampleLevelMetric  # noqa: E402
 from lighteval.models.abstract_model import LightevalModel, ModelConfig  # noqa: E402
 from lighteval.models.model_output import ModelResponse  # noqa: E402
@@ -42,12 +51,24 @@ from lighteval.pipeline import ParallelismManager, Pipeline, PipelineParameters 
 from lighteval.tasks.lighteval_task import LightevalTaskConfig  # noqa: E402
 from lighteval.tasks.registry import Registry  # noqa: E402
 from lighteval.tasks.requests import Doc, SamplingMethod  # noqa: E402
+from lighteval.tasks.tasks.lcb.main import prepare_prompt  # noqa: E402
 
 torch.set_grad_enabled(_autograd)  # LightEval's own backend switches autograd off when it is imported
 logging.getLogger("lighteval").setLevel(logging.ERROR)  # its warnings are about few-shot splits that are never used
 
 PASS_AT_1 = "pass@1"
-Judge = Callable[[Doc, ModelResponse], list[float | None]]
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """The verdict on a completion, None if nobody can say; and its answer as it votes for maj@k, None without one."""
+
+    verdict: float | None
+    answer: str | None = None
+
+
+Judge = Callable[[Doc, Sequence[str]], list[Judgement]]  # what was asked, and the texts of its completions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +79,8 @@ class ScoredProblem:
     gold: str
     completions: list[Completion]
     scores: list[float | None]
+    answers: list[str | None]
+    """What each completion answered, in normal form; None where nothing was found, or where answers are programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +89,31 @@ class BenchmarkResult:
 
     problems: list[ScoredProblem]
     metrics: dict[str, float]
+    max_new_tokens: int
+    """The limit of a completion: the benchmark's, or what the model's positions leave of it."""
 
 
 def run_benchmark(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    backend: Backend,
     name: str,
     benchmark: Benchmark,
     problems_dir: Path,
     batch_size: int,
     seed: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_positions: int | None = None,
+    rows: Sequence[dict[str, Any]] | None = None,
     thinking: Thinking = Thinking(),
     num_problems: int | None = None,
     description: str = "evaluating",
 ) -> BenchmarkResult:
-    """The model's completions on a benchmark with their verdicts, and LightEval's metrics.
+    """What the backend answers to a benchmark, with verdicts, and LightEval's metrics.
 
-    `num_problems` takes the first so many in LightEval's order, which is a shuffle with a seed of its own. Procedural
-    problems are written under `problems_dir`. Raises RecipeError if the data cannot be had.
+    `tokenizer` is the model's where there is one: its template says whether the prompt opens the thinking, and with
+    `max_positions`, tokens of prompt and completion together, no completion goes on past the last of them. `rows` are
+    asked in place of the task's data set. `num_problems` takes the first so many in LightEval's order, which is a
+    shuffle with a seed of its own. Problems that do not come from the Hub are written under `problems_dir`. Raises
+    RecipeError if the data cannot be had, or if a prompt leaves no room for an answer.
     """
     sampling = Sampling(
         temperature=benchmark.temperature,
@@ -93,10 +123,12 @@ def run_benchmark(
         batch_size=batch_size,
         seed=seed,
     )
-    question = [{"role": "user", "content": "1+1=?"}]
-    rendered_prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    config = task_config(name, benchmark, problems_dir, resolved_thinking(rendered_prompt, thinking))
-    answering = OpenR1LightevalModel(model, tokenizer, sampling, description)
+    if tokenizer is not None:
+        question = [{"role": "user", "content": "1+1=?"}]
+        rendered_prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        thinking = resolved_thinking(rendered_prompt, thinking)
+    config = task_config(name, benchmark, problems_dir, thinking, rows)
+    answering = OpenR1LightevalModel(backend, tokenizer, sampling, name, max_positions, description)
     table = types.ModuleType("open_r1_tasks")  # what LightEval calls a custom task file
     table.TASKS_TABLE = [config]
     tracker = EvaluationTracker(output_dir=str(problems_dir), save_details=False)  # writes only when told to
@@ -108,6 +140,7 @@ def run_benchmark(
                 custom_tasks_directory=table,
                 max_samples=num_problems,
                 bootstrap_iters=0,
+                remove_reasoning_tags=False,  # it misses a thinking that the prompt opened, or that never ends
             ),
             evaluation_tracker=tracker,
             model=answering,
@@ -116,75 +149,109 @@ def run_benchmark(
         reason = str(error).partition("\n")[0]
         raise RecipeError(
             f"evaluate.benchmarks: {name}: {config.hf_repo} cannot be loaded ({reason}); it comes from the Hub, "
-            "and where it is gated it needs `hf auth login`"
+            f"and where it is gated it needs `hf auth login`; evaluate.copies.{name} may name a local file instead"
         ) from error
     pipeline.evaluate()
     # The registry copies its configs, so the metric that has the verdicts is the pipeline's, not config's.
-    verdicts = pipeline.tasks_dict[config.full_name].metrics[0].sample_level_fn.verdicts
+    judgements = pipeline.tasks_dict[config.full_name].metrics[0].sample_level_fn.judgements
     problems = [
-        ScoredProblem(doc.query, doc.get_golds()[0], answering.completions[doc.id], verdicts[doc.id])
+        _scored(doc, answering.completions[doc.id], judgements[doc.id])
         for doc in pipeline.documents_dict[config.full_name]
     ]
     metrics = tracker.metrics_logger.metric_aggregated[config.full_name]
-    return BenchmarkResult(problems, {metric: float(value) for metric, value in metrics.items()})
-
-
-def task_config(
-    name: str, benchmark: Benchmark, problems_dir: Path, thinking: Thinking = Thinking()
-) -> LightevalTaskConfig:
-    """The LightEval task of a benchmark, with our number of samples and tokens, and pass@1 over the samples.
-
-    A standard task keeps its data, prompt and gold, and each of its completions is judged by its own metric. Its stop
-    sequences go: they were made for base models, and `Question:` would cut a chain of thought short.
-    """
-    name = f"open_r1_{name}"  # LightEval's own names are taken, and a `:` in a name means an average over a family
-    if benchmark.procedural is None:
-        theirs = copy.deepcopy(Registry.load_all_task_configs()[benchmark.task])
-        judge = _judge_by_metric(theirs.metrics[0])
-        return dataclasses.replace(
-            theirs,
-            name=name,
-            metrics=[_pass_at_1(judge, benchmark.samples)],
-            generation_size=benchmark.max_new_tokens,
-            stop_sequence=[],
-        )
-    has_tests = "verification_info" in procedural.FAMILIES[benchmark.procedural.family].COLUMNS
-    judge = _judge_by_tests(thinking) if has_tests else _judge_by_gold(thinking)
-    return LightevalTaskConfig(
-        name=name,
-        prompt_function=_doc,
-        hf_repo=str(_write_problems(benchmark, problems_dir)),
-        hf_subset="default",
-        hf_avail_splits=["test"],
-        evaluation_splits=["test"],
-        metrics=[_pass_at_1(judge, benchmark.samples)],
-        generation_size=benchmark.max_new_tokens,
+    return BenchmarkResult(
+        problems, {metric: float(value) for metric, value in metrics.items()}, answering.sampling.max_new_tokens
     )
 
 
+def _scored(doc: Doc, completions: list[Completion], judgements: list[Judgement]) -> ScoredProblem:
+    of_answered = iter(judgements)
+    by_completion = [Judgement(None) if completion.refused else next(of_answered) for completion in completions]
+    return ScoredProblem(
+        doc.query,
+        doc.get_golds()[0],
+        completions,
+        scores=[judgement.verdict for judgement in by_completion],
+        answers=[judgement.answer for judgement in by_completion],
+    )
+
+
+def task_config(
+    name: str,
+    benchmark: Benchmark,
+    problems_dir: Path,
+    thinking: Thinking = Thinking(),
+    rows: Sequence[dict[str, Any]] | None = None,
+) -> LightevalTaskConfig:
+    """The LightEval task of a benchmark, with our number of samples and tokens, and pass@1 over the samples.
+
+    A standard task keeps its data, prompt and gold, and each of its completions is judged by its own metric; with
+    `rows` they take the place of its data. Its stop sequences go: they were made for base models, and `Question:` would
+    cut a chain of thought short.
+    """
+    task_name = f"open_r1_{name}"  # LightEval's own names are taken, and a `:` in a name means an average over a family
+    if benchmark.procedural is not None:
+        has_tests = "verification_info" in procedural.FAMILIES[benchmark.procedural.family].COLUMNS
+        return LightevalTaskConfig(
+            name=task_name,
+            prompt_function=_doc,
+            metrics=[_pass_at_1(_judge_by_tests(thinking) if has_tests else _judge_by_gold(thinking), benchmark)],
+            generation_size=benchmark.max_new_tokens,
+            **_read_from(write_copy(_procedural_rows(benchmark), problems_dir / name)),
+        )
+    theirs = copy.deepcopy(Registry.load_all_task_configs()[benchmark.task])
+    programs = benchmark.judge == "livecodebench"
+    judge = _judge_by_contest(thinking) if programs else _judge_by_metric(theirs.metrics[0], thinking)
+    return dataclasses.replace(
+        theirs,
+        name=task_name,
+        prompt_function=_contest_doc if programs else theirs.prompt_function,
+        metrics=[_pass_at_1(judge, benchmark)],
+        generation_size=benchmark.max_new_tokens,
+        stop_sequence=[],
+        **(_read_from(write_copy(rows, problems_dir / name)) if rows is not None else {}),
+    )
+
+
+def _read_from(directory: Path) -> dict[str, Any]:
+    """What of a task's config says that its data is in a directory that holds test.jsonl."""
+    splits = {"hf_avail_splits": ["test"], "evaluation_splits": ["test"]}
+    return {"hf_repo": str(directory), "hf_subset": "default", "hf_revision": None, **splits}
+
+
 class OpenR1LightevalModel(LightevalModel):
-    """A model of LightEval's that samples with `generation` and keeps what it sampled in `completions`, by doc id."""
+    """A model of LightEval's that samples with a backend and keeps what it sampled in `completions`, by doc id."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling, description: str
+        self,
+        backend: Backend,
+        tokenizer: PreTrainedTokenizerBase | None,
+        sampling: Sampling,
+        benchmark_name: str,
+        max_positions: int | None,
+        description: str,
     ):
-        self.model = model
+        self.backend = backend
         self.sampling = sampling
+        self.benchmark_name = benchmark_name
+        self.max_positions = max_positions
         self.description = description
         self.completions: dict[str, list[Completion]] = {}
-        self.config = ModelConfig(model_name=model.name_or_path or "model")
+        self.config = ModelConfig(model_name=description)
         self._tokenizer = tokenizer
         self._cache = _NoCache()
 
     def greedy_until(self, docs: list[Doc]) -> list[ModelResponse]:
-        """For each doc the texts of its completions. The name is LightEval's; the temperature is ours."""
+        """For each doc the texts of those completions that were not refused. The name is LightEval's, not the way."""
         conversations = [[{"role": "user", "content": doc.query}] for doc in docs]
-        sampled = transformers_backend.generate(
-            self.model, self._tokenizer, conversations, self.sampling, self.description
-        )
+        if self._tokenizer is not None and self.max_positions is not None:
+            self.sampling = _within_positions(
+                self.sampling, self._tokenizer, conversations, self.max_positions, self.benchmark_name
+            )
+        sampled = collect(self.backend, conversations, self.sampling, self.description)
         self.completions.update(zip((doc.id for doc in docs), sampled, strict=True))
         return [
-            ModelResponse(input=doc.query, text=[completion.text for completion in completions])
+            ModelResponse(input=doc.query, text=[one.text for one in completions if not one.refused])
             for doc, completions in zip(docs, sampled, strict=True)
         ]
 
@@ -194,7 +261,7 @@ class OpenR1LightevalModel(LightevalModel):
     loglikelihood_rolling = loglikelihood
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         return self._tokenizer
 
     @property
@@ -202,8 +269,41 @@ class OpenR1LightevalModel(LightevalModel):
         return False
 
     @property
-    def max_length(self) -> int:
-        return self.model.config.max_position_embeddings
+    def max_length(self) -> int | None:
+        return self.max_positions
+
+
+def _within_positions(
+    sampling: Sampling,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[dict[str, str]]],
+    max_positions: int,
+    benchmark_name: str,
+) -> Sampling:
+    """The sampling with a limit of tokens that the model has positions for, after the longest prompt.
+
+    What a model writes past its last position is noise. The limit is lowered for all prompts alike, so that one number
+    tells how a score was taken; and where it is lowered too far, the share of truncated completions tells.
+    """
+    prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
+    longest = max(map(len, tokenizer(prompts, add_special_tokens=False)["input_ids"]))
+    room = max_positions - longest
+    if room < 1:
+        raise RecipeError(
+            f"evaluate.benchmarks: {benchmark_name}: a prompt of {longest} tokens leaves no room for an answer in the "
+            f"model's {max_positions} positions; leave the benchmark out, or give a model with more"
+        )
+    if room < sampling.max_new_tokens:
+        logger.warning(
+            "%s: completions have at most %d tokens, not %d: the longest prompt has %d, and the model %d positions",
+            benchmark_name,
+            room,
+            sampling.max_new_tokens,
+            longest,
+            max_positions,
+        )
+        return dataclasses.replace(sampling, max_new_tokens=room)
+    return sampling
 
 
 class _NoCache:
@@ -214,29 +314,29 @@ class _NoCache:
 
 
 class PassAt1(SamplingMetric, SampleLevelComputation):
-    """The mean of a problem's verdicts, nan if it has none. Keeps the verdicts themselves in `verdicts`, by doc id."""
+    """The mean of a problem's verdicts, nan if it has none. Keeps what was judged in `judgements`, by doc id."""
 
     def __init__(self, judge: Judge, num_samples: int):
         super().__init__()
         self.judge = judge
         self.n = num_samples
-        self.verdicts: dict[str, list[float | None]] = {}
+        self.judgements: dict[str, list[Judgement]] = {}
 
     def num_samples(self) -> int:
         return self.n
 
     def compute(self, doc: Doc, model_response: ModelResponse, **_) -> float:
-        verdicts = self.verdicts[doc.id] = self.judge(doc, model_response)
-        judged = [verdict for verdict in verdicts if verdict is not None]
+        judgements = self.judgements[doc.id] = self.judge(doc, model_response.text)
+        judged = [judgement.verdict for judgement in judgements if judgement.verdict is not None]
         return float(np.mean(judged)) if judged else float("nan")
 
 
-def _pass_at_1(judge: Judge, num_samples: int) -> SampleLevelMetric:
+def _pass_at_1(judge: Judge, benchmark: Benchmark) -> SampleLevelMetric:
     return SampleLevelMetric(
         metric_name=PASS_AT_1,
         higher_is_better=True,
         category=SamplingMethod.GENERATIVE,
-        sample_level_fn=PassAt1(judge, num_samples),
+        sample_level_fn=PassAt1(judge, benchmark.samples),
         corpus_level_fn=np.nanmean,
     )
 
@@ -244,9 +344,10 @@ def _pass_at_1(judge: Judge, num_samples: int) -> SampleLevelMetric:
 def _judge_by_gold(thinking: Thinking) -> Judge:
     """Verdicts of the accuracy reward on the raw texts: it looks behind the thinking by itself."""
 
-    def judge(doc: Doc, response: ModelResponse) -> list[float | None]:
-        golds = doc.get_golds() * len(response.text)
-        return accuracy_reward(_conversations(response), solution=golds, thinking=thinking)
+    def judge(doc: Doc, texts: Sequence[str]) -> list[Judgement]:
+        verdicts = accuracy_reward(_conversations(texts), solution=doc.get_golds() * len(texts), thinking=thinking)
+        answers = [boxed_answer(text, thinking) for text in texts]
+        return [Judgement(*one) for one in zip(verdicts, answers, strict=True)]
 
     return judge
 
@@ -255,47 +356,89 @@ def _judge_by_tests(thinking: Thinking) -> Judge:
     """Verdicts of the binary_code reward in the local sandbox; raises RecipeError at once if there is none here."""
     binary_code_reward([], verification_info=[])
 
-    def judge(doc: Doc, response: ModelResponse) -> list[float | None]:
-        tests = [doc.specific["verification_info"]] * len(response.text)
-        return binary_code_reward(_conversations(response), verification_info=tests, thinking=thinking)
+    def judge(doc: Doc, texts: Sequence[str]) -> list[Judgement]:
+        tests = [doc.specific["verification_info"]] * len(texts)
+        return [
+            Judgement(verdict)
+            for verdict in binary_code_reward(_conversations(texts), verification_info=tests, thinking=thinking)
+        ]
 
     return judge
 
 
-def _conversations(response: ModelResponse) -> list[list[dict[str, str]]]:
-    return [[{"role": "assistant", "content": text}] for text in response.text]
+def _judge_by_contest(thinking: Thinking) -> Judge:
+    """Verdicts of LiveCodeBench's tests in the local sandbox; raises RecipeError at once if there is none here."""
+    sandbox = livecodebench.sandbox_of_benchmark()
+
+    def judge(doc: Doc, texts: Sequence[str]) -> list[Judgement]:
+        return [
+            Judgement(verdict)
+            for verdict in livecodebench.judge_answers(texts, doc.specific["tests"], thinking, sandbox)
+        ]
+
+    return judge
 
 
-def _judge_by_metric(metric: SampleLevelMetric) -> Judge:
-    """Verdicts of a task's own metric on one text at a time, its thinking removed as LightEval does it.
+def _conversations(texts: Sequence[str]) -> list[list[dict[str, str]]]:
+    return [[{"role": "assistant", "content": text}] for text in texts]
 
-    At one text, pass@k with k=1, avg@n and extractive match are the same number: right or wrong.
+
+def _judge_by_metric(metric: SampleLevelMetric, thinking: Thinking) -> Judge:
+    """Verdicts of a task's own metric, on what follows the thinking of one text at a time.
+
+    At one text, pass@k with k=1, avg@n and extractive match are the same number: right or wrong. Where the thinking
+    never ends there is no answer, whatever formula it broke off at. A metric that breaks says nothing of the answer.
     """
+    extraction = extraction_of(metric)
 
-    def judge(doc: Doc, response: ModelResponse) -> list[float | None]:
-        alone = [ModelResponse(text=[text]) for text in response.final_text]
-        return [float(metric.compute_sample(doc=doc, model_response=one)[metric.metric_name]) for one in alone]
+    def judge_one(doc: Doc, text: str) -> Judgement:
+        final = after_thinking(text, thinking)
+        if final is None:
+            return Judgement(0.0)
+        try:
+            scores = metric.compute_sample(doc=doc, model_response=ModelResponse(text=[final]))
+            return Judgement(float(scores[metric.metric_name]), extracted_answer(doc, final, extraction))
+        except Exception as error:  # noqa: BLE001 - sympy raises whatever it likes on what nobody would write
+            logger.warning("no verdict: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+            return Judgement(None)
 
-    return judge
+    return lambda doc, texts: [judge_one(doc, text) for text in texts]
+
+
+def extraction_of(metric: SampleLevelMetric) -> MultilingualExtractiveMatchMetric:
+    """That part of a task's metric that finds the answer in a text, and compares it with the gold."""
+    function = metric.sample_level_fn
+    if isinstance(function, MultilingualExtractiveMatchMetric):
+        return function
+    return function.compute_score.__self__  # pass@k and avg@n hold on to the method alone
+
+
+def extracted_answer(doc: Doc, text: str, extraction: MultilingualExtractiveMatchMetric) -> str | None:
+    """The normal form of the answer that the metric compares with the gold; None if it finds none."""
+    regexes = get_extraction_regexes(doc, extraction.pred_extraction_target, extraction.language)
+    found = extract_target_from_pred(
+        text.strip(), regexes, extraction.fallback_mode, extraction.extraction_mode, extraction.timeout_seconds
+    )
+    return normal_form(found[-1] if isinstance(found[-1], str) else str(found[-1])) if found else None
 
 
 def _doc(row: dict, task_name: str) -> Doc:
     return Doc(row["question"], [row["answer"]], gold_index=0, task_name=task_name, specific=row)
 
 
-def _write_problems(benchmark: Benchmark, problems_dir: Path) -> Path:
-    """The absolute directory that now holds the problems as test.jsonl, which LightEval reads like a Hub dataset."""
-    directory = (problems_dir / benchmark.task).resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps(
-            {
-                "question": row["prompt"][-1]["content"],
-                "answer": row["solution"],
-                "verification_info": row.get("verification_info"),
-            }
-        )
+def _contest_doc(row: dict, task_name: str) -> Doc:
+    """LightEval's prompt, and the tests as we read them: theirs are unpickled, which can run anything."""
+    tests = livecodebench.read_tests(row)
+    problem = str(row.get("question_id") or "")
+    return Doc(prepare_prompt(row), [problem], gold_index=0, task_name=task_name, specific={"tests": tests})
+
+
+def _procedural_rows(benchmark: Benchmark) -> list[dict[str, Any]]:
+    return [
+        {
+            "question": row["prompt"][-1]["content"],
+            "answer": row["solution"],
+            "verification_info": row.get("verification_info"),
+        }
         for row in procedural.rows(benchmark.procedural)
     ]
-    (directory / "test.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return directory

@@ -1,8 +1,11 @@
-"""pass@1, pass@k and their uncertainty, from verdicts alone.
+"""pass@1, pass@k and their uncertainty from verdicts alone, maj@k from answers and verdicts.
 
-Shapes: P problems, N samples a problem, R resamples. A verdict is 1.0, 0.0, or nan where there was none; a problem
-without any verdict counts for nothing.
+Shapes: P problems, N samples a problem, K of them that vote together, V votes, R resamples. A verdict is 1.0, 0.0, or
+nan where there was none; a problem without any verdict counts for nothing.
 """
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -35,6 +38,43 @@ def pass_at_k(verdicts_PN: np.ndarray, k: int) -> float:
     drawn_K = np.arange(k)
     all_wrong_P = np.prod(np.clip(wrong_P1 - drawn_K, 0, None) / (judged_P1 - drawn_K), axis=1)
     return float((1.0 - all_wrong_P).mean())
+
+
+def majority_at_k(answers_PN: Sequence[Sequence[Hashable | None]], verdicts_PN: np.ndarray, k: int) -> float:
+    """Probability that the most frequent of k answers is right (maj@k); nan if k samples of no problem were judged.
+
+    Wang et al. 2022, self-consistency (arXiv 2203.11171); DeepSeek-R1 calls it cons@64 (arXiv 2501.12948). Equal
+    answers are equal values of `answers_PN`; None is no answer and does not vote. Of answers with as many votes the
+    one that came first wins. Its verdict is that of the first sample which gave it and was judged; where there is
+    none, the vote counts for nothing. Where nobody votes the answer is wrong, if any sample was judged.
+
+    The samples of a problem are taken in their order, k at a time, and a rest of fewer than k is left out: the mean
+    over these votes, and then over problems. For k = N that is the vote of all samples. Votes of different samples are
+    independent, so the mean is unbiased; one over all k of N samples would vary less, but they are too many to count.
+    """
+    verdicts_PN = np.asarray(verdicts_PN, dtype=float)
+    num_votes = verdicts_PN.shape[1] // k
+    votes_PV = np.array(
+        [
+            [_vote(answers_N[start : start + k], verdicts_N[start : start + k]) for start in range(0, num_votes * k, k)]
+            for answers_N, verdicts_N in zip(answers_PN, verdicts_PN, strict=True)
+        ]
+    )
+    return pass_at_1(votes_PV) if not np.isnan(votes_PV).all() else float("nan")
+
+
+def _vote(answers_K: Sequence[Hashable | None], verdicts_K: np.ndarray) -> float:
+    """The verdict of the most frequent answer; nan if it was not judged."""
+    votes = Counter(answer for answer in answers_K if answer is not None)
+    if not votes:
+        return float("nan") if np.isnan(verdicts_K).all() else 0.0
+    majority, _ = votes.most_common(1)[0]  # of equal ones the first that was counted
+    judged = (
+        verdict
+        for answer, verdict in zip(answers_K, verdicts_K, strict=True)
+        if answer == majority and not np.isnan(verdict)
+    )
+    return float(next(judged, float("nan")))
 
 
 def ks(num_samples: int) -> list[int]:

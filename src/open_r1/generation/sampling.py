@@ -1,6 +1,11 @@
 """What is asked of a generation backend, and what it gives back."""
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+Conversation = Sequence[Mapping[str, str]]  # messages with role and content, the last one the user's
+Row = tuple[int, int]  # which conversation, and which of its samples, both counted from 0
 
 
 @dataclass(frozen=True)
@@ -17,9 +22,28 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled completion: its text without the EOS token, its tokens (EOS included), and whether it ended."""
+    """One sampled completion: its text without the EOS token, its tokens (EOS included), and whether it ended.
+
+    `refused` is a server's reason not to answer what was asked; there is no text then, and nothing to judge.
+    """
 
     text: str
     num_tokens: int
     truncated: bool
     token_ids: tuple[int, ...] = ()
+    refused: str | None = None
+
+
+class Backend(Protocol):
+    """Something that samples: a model in this process, or a server."""
+
+    def sample(
+        self, conversations: Sequence[Conversation], sampling: Sampling, wanted: Collection[Row] | None = None
+    ) -> Iterator[tuple[Row, Completion]]:
+        """Yields `num_samples` completions of each conversation, or those of `wanted` alone, in the order they end in.
+
+        A backend with a seed gives each row the same completion whichever rows are wanted beside it.
+        """
+
+    def counts(self) -> dict[str, int]:
+        """What had to be done again or given up since the backend was made, by kind; only what is not 0."""

@@ -1,56 +1,82 @@
 """Sampling with `model.generate`, in this process: for small models and for machines without vLLM."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
-from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from open_r1.generation.sampling import Completion, Sampling
+from open_r1.generation.progress import collect
+from open_r1.generation.sampling import Completion, Conversation, Row, Sampling
+
+SEEDS_APART = 1_000_003  # between two batches, so that no batch has the seed of another run's
 
 
-@torch.inference_mode()
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[list[dict[str, str]]],
-    sampling: Sampling,
-    description: str = "sampling",
-) -> list[list[Completion]]:
-    """For each conversation its `num_samples` completions, in order; the same seed and batch size give the same text.
+class TransformersBackend:
+    """Samples from a model in this process. The tokenizer must pad on the left."""
 
-    Rows are sorted by prompt length before they are batched, so that padding is small; torch's global random state
-    is restored afterwards. The tokenizer must pad on the left.
-    """
-    prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
-    rows = [index for index in range(len(prompts)) for _ in range(sampling.num_samples)]
-    rows.sort(key=lambda index: len(prompts[index]))  # stable: the samples of one prompt stay together
-    greedy = sampling.temperature == 0
-    config = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens,
-        do_sample=not greedy,
-        **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}),
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    completions: list[list[Completion]] = [[] for _ in prompts]
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng(), tqdm(total=len(rows), desc=description, unit="answer", mininterval=1.0) as bar:
-        torch.manual_seed(sampling.seed)
-        for start in range(0, len(rows), sampling.batch_size):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def counts(self) -> dict[str, int]:
+        """Nothing: what fails in this process ends it."""
+        return {}
+
+    def sample(
+        self, conversations: Sequence[Conversation], sampling: Sampling, wanted: Collection[Row] | None = None
+    ) -> Iterator[tuple[Row, Completion]]:
+        """Yields the completions of one batch after the other; the same seed and batch size give the same text.
+
+        Rows are sorted by prompt length before they are batched, so that padding is small. Each batch has a seed of its
+        own, and is sampled as a whole if one of its rows is wanted. Torch's global random state stays as it was.
+        """
+        prompts = [
+            self.tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=True)
+            for conversation in conversations
+        ]
+        rows = [(index, sample) for index in range(len(prompts)) for sample in range(sampling.num_samples)]
+        rows.sort(key=lambda row: len(prompts[row[0]]))  # stable: the samples of one prompt stay together
+        for number, start in enumerate(range(0, len(rows), sampling.batch_size)):
             batch = rows[start : start + sampling.batch_size]
-            inputs = tokenizer(
-                [prompts[index] for index in batch], return_tensors="pt", padding=True, add_special_tokens=False
-            ).to(model.device)
+            if wanted is None or any(row in wanted for row in batch):
+                seed = sampling.seed + SEEDS_APART * number
+                completions = self._sample_batch([prompts[index] for index, _ in batch], sampling, seed)
+                for row, completion in zip(batch, completions, strict=True):
+                    if wanted is None or row in wanted:
+                        yield row, completion
+
+    @torch.inference_mode()
+    def _sample_batch(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        model, tokenizer = self.model, self.tokenizer
+        greedy = sampling.temperature == 0
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=not greedy,
+            **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}),
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+        was_training = model.training
+        model.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
             outputs = model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], generation_config=config
             )
-            for index, ids in zip(batch, outputs[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                completions[index].append(_completion(tokenizer, ids))
-            bar.update(len(batch))
-    model.train(was_training)
-    return completions
+        model.train(was_training)
+        return [_completion(tokenizer, ids) for ids in outputs[:, inputs["input_ids"].shape[1] :].tolist()]
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    sampling: Sampling,
+    description: str = "sampling",
+) -> list[list[Completion]]:
+    """For each conversation its `num_samples` completions, in order, as TransformersBackend samples them."""
+    return collect(TransformersBackend(model, tokenizer), conversations, sampling, description)
 
 
 def _completion(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Completion:

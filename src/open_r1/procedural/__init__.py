@@ -1,6 +1,6 @@
 """Problems that the computer makes, with worked solutions in several styles, in splits that cannot overlap.
 
-A family is a module of this package: sums from reasoning-gym, or small programs of our own. It draws problems and
+A family is a module of this package: sums from reasoning-gym, small programs and small talk of our own. It draws problems and
 writes their solutions down; which split a problem belongs to, and that none comes twice, is decided here.
 
 A problem belongs to the split that a hash of its `unordered` parts falls into, so no held-out problem is seen in
@@ -13,10 +13,10 @@ from collections.abc import Hashable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
-from open_r1.procedural import programs, sums
+from open_r1.procedural import chat, programs, sums
 from open_r1.recipe import Procedural
 
-FAMILIES: dict[str, ModuleType] = {"basic_arithmetic": sums, "tiny_programs": programs}
+FAMILIES: dict[str, ModuleType] = {"basic_arithmetic": sums, "tiny_programs": programs, "tiny_chat": chat}
 SPLIT_BUCKETS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
 NUM_BUCKETS = 10
 
@@ -61,7 +61,8 @@ def rows(source: Procedural, recipe_seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yields a recipe's problems as rows of the family's COLUMNS, each solved in a style drawn by weight."""
     seed = recipe_seed + source.seed
     made = list(problems(source.family, source.num_problems, source.split, seed, source.parameters))
-    for problem, style in zip(made, draw_styles(source.styles, len(made), seed), strict=True):
+    styles = source.styles or {FAMILIES[source.family].STYLES[-1]: 1.0}
+    for problem, style in zip(made, draw_styles(styles, len(made), seed), strict=True):
         yield FAMILIES[source.family].row(problem, style)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from open_r1.recipe.sections import Grpo, Model, Recipe, RecipeError, Section, is_path
+from open_r1.recipe.loop import unrolled
+from open_r1.recipe.sections import STAGE_REFERENCE, Grpo, Keep, Model, Recipe, RecipeError, Section, is_path
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_problems
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
@@ -37,6 +38,7 @@ def parse_recipe(values: dict[str, Any], file: Path) -> Recipe:
     except ValidationError as error:
         raise RecipeError(*(_line(file, entry) for entry in error.errors())) from None
     recipe._source = file
+    recipe = unrolled(recipe)
     lines = [f"{file}: {problem}" for problem in (*_section_problems(recipe), *_trainer_problems(recipe))]
     if lines:
         raise RecipeError(*lines)
@@ -52,11 +54,13 @@ def dump_recipe(recipe: Recipe) -> str:
     if values["model"]["chat_template"]:
         values["model"]["chat_template"] = str(recipe.path(values["model"]["chat_template"]))
     for source in (*values["data"], *values["eval_data"]):
-        if source["path"]:
+        if source["path"] and not source["path"].startswith(STAGE_REFERENCE):
             source["path"] = str(recipe.path(source["path"]))
     if values["evaluate"]:
         models = values["evaluate"]["models"]
         values["evaluate"]["models"] = {label: recipe.model_path(name) for label, name in models.items()}
+        copies = values["evaluate"]["copies"]
+        values["evaluate"]["copies"] = {benchmark: str(recipe.path(path)) for benchmark, path in copies.items()}
     for stage in values["stages"]:
         stage["recipe"] = str(recipe.path(stage["recipe"]))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -193,19 +197,27 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
         "pretrain": {"model", "data", "trainer"},
         "sft": {"model", "data", "trainer"},
         "grpo": {"model", "data", "rewards", "trainer"},
+        "generate": {"data", "generate"},
         "distill": {"model", "data", "rewards", "trainer", "distill"},
         "evaluate": {"evaluate"},
         "pipeline": {"stages"},
     }[recipe.step]
-    for section in ("model", "data", "rewards", "trainer", "distill", "evaluate", "stages"):
+    may_use = {"generate": {"model", "rewards"}, "evaluate": {"model"}}.get(recipe.step, set())
+    for section in ("model", "data", "rewards", "trainer", "generate", "distill", "evaluate", "stages"):
         given = section in recipe.model_fields_set
         given = given and bool(getattr(recipe, section) not in ([], {}, None, Model()))
         if section in uses and not given:
             yield f"{section}: missing; step {recipe.step} needs it"
-        elif given and section not in uses and not (section == "model" and recipe.step == "evaluate"):
+        elif given and section not in uses | may_use:
             yield f"{section}: step {recipe.step} does not use it; remove it"
     if recipe.step != "grpo" and recipe.grpo != Grpo():
         yield f"grpo: step {recipe.step} does not use it; remove it"
+    if recipe.step != "pipeline" and recipe.loop is not None:
+        yield f"loop: step {recipe.step} has no stages; remove it"
+    if recipe.step not in ("generate", "distill") and recipe.keep != Keep():
+        yield f"keep: step {recipe.step} samples nothing to keep; remove it"
+    if recipe.step == "generate" and recipe.generate and recipe.generate.endpoint is None and not recipe.model.name:
+        yield "model.name: missing; a Hub id or a path that begins with ./, or give generate.endpoint"
     yield from _evaluation_problems(recipe)
     if recipe.step in ("sft", "grpo", "distill") and "model" in recipe.model_fields_set and not recipe.model.name:
         yield "model.name: missing; a Hub id or a path that begins with ./"

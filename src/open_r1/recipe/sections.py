@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-Step = Literal["pretrain", "sft", "grpo", "distill", "evaluate", "pipeline"]
-STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model that the stage cold_start made
+Step = Literal["pretrain", "sft", "grpo", "generate", "distill", "evaluate", "pipeline"]
+STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model, `data.0.path: stage:x` the rows that it made
 
 
 class RecipeError(ValueError):
@@ -56,19 +56,22 @@ class Procedural(Section):
     """Problems that the computer makes, and how their solutions are written down."""
 
     family: str
-    """basic_arithmetic (reasoning-gym's sums) or tiny_programs (programs with tests)."""
+    """basic_arithmetic (reasoning-gym's sums), tiny_programs (programs with tests) or tiny_chat (small talk)."""
     num_problems: int = Field(gt=0)
     split: Literal["train", "validation", "test"] = "train"
     seed: int = 0
     """Added to the recipe's seed, so that two entries of one recipe can differ."""
     parameters: dict[str, Any] = {}
     """Passed to the family's config, e.g. min_terms, max_terms, min_digits, max_digits."""
-    styles: dict[str, float] = {"steps": 1.0}
-    """Style -> weight; of sums direct, pairs, steps, of programs direct, steps."""
+    styles: dict[str, float] | None = None
+    """Style -> weight; of sums direct, pairs, steps, of programs direct, steps. Default: the family's last alone."""
 
 
 class DataSource(Section):
-    """One source of rows: exactly one of `name` (Hub), `path` (.jsonl, .json, .parquet, .csv), `procedural`."""
+    """One source of rows: exactly one of `name` (Hub), `path`, `procedural`.
+
+    A path is a file (.jsonl, .json, .parquet, .csv), a folder of parquet files, or `stage:x` inside a pipeline.
+    """
 
     name: str | None = None
     config: str | None = None
@@ -80,6 +83,23 @@ class DataSource(Section):
     """Our column -> theirs. Ours: text; messages; prompt, completion, solution; any column a reward asks for."""
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the source's rows that is used, drawn with the recipe's seed."""
+    where: dict[str, list[float]] = {}
+    """Column -> [lowest, highest], both included: only rows within are used, e.g. `pass_rate: [0.1, 0.9]`."""
+    sort_by: str | None = None
+    """Column by which the rows are put in order, `-column` for falling; a curriculum if nothing shuffles them later."""
+    task: str | None = None
+    """What kind of problem the rows are, e.g. math or code: rewards can be for one task alone (`rewards.N.task`)."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of `mixture.num_rows` that comes from this source, relative to the weights of the others."""
+
+
+class Mixture(Section):
+    """Rows drawn from all sources of `data` by their weights, with exact counts, in an order that the seed decides."""
+
+    num_rows: int = Field(gt=0)
+    """Rows in all; each source gives its share of them, rounded so that the sum is exact."""
+    repeat: bool = False
+    """Let a source that has fewer rows than its share give them again; else that is an error."""
 
 
 class Thinking(Section):
@@ -89,6 +109,9 @@ class Thinking(Section):
     close: str = "</think>"
     prefilled: bool | None = None
     """Whether the prompt has already written `open`. Default: seen from the chat template."""
+    answer_in: Literal["tags", "rest"] = "tags"
+    """Where the answer stands behind the thinking: in a box or an answer block, or `rest`: it is all that follows, as
+    in what a base model writes that has never been shown tags."""
 
     @model_validator(mode="after")
     def _markers_differ(self) -> "Thinking":
@@ -106,6 +129,8 @@ class Reward(BaseModel):
     weight: float = 1.0
     shuffled: bool = False
     """Control experiment: hand the batch's rewards out in random order, so that nothing can be learned from them."""
+    task: str | None = None
+    """Only rows of this task (`data.N.task`) get a value from this reward; the others get none, which is no failure."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -146,23 +171,73 @@ class Grpo(Section):
     dynamic_sampling: DynamicSampling | None = None
 
 
-class Distill(Section):
-    """How the teacher is sampled and which of its traces are kept."""
+class Endpoint(Section):
+    """A server that speaks OpenAI's chat completions, and samples in place of this process."""
+
+    base_url: str
+    """E.g. http://localhost:8000/v1."""
+    model: str
+    """The model's name at the server."""
+    api_key_variable: str | None = None
+    """Environment variable that holds the key; None: the server asks for none."""
+    max_concurrent_requests: int = Field(default=64, gt=0)
+    max_requests_per_minute: int | None = Field(default=None, gt=0)
+    timeout_seconds: float = Field(default=1800.0, gt=0)
+    """Of one request; one that takes longer is sent again."""
+    max_attempts: int = Field(default=10, gt=0)
+    """Requests for one completion before the run is stopped: a server that fails is no wrong answer."""
+    max_refused_share: float = Field(default=0.01, ge=0, le=1)
+    """Completions that the server may refuse for what was asked (HTTP 400, 413, 422), before the run is stopped."""
+    extra_body: dict[str, Any] = {}
+    """Further keys of each request, e.g. top_k."""
+
+
+class Generate(Section):
+    """How prompts are answered: by the recipe's model in this process, by `hardware.vllm`, or by an endpoint."""
+
+    samples: int = Field(default=1, gt=0)
+    """Completions per prompt."""
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_completion_length: int = Field(gt=0)
+    """Tokens; a completion that does not end within them is truncated."""
+    batch_size: int = Field(default=64, gt=0)
+    """Completions sampled at once by each process (by transformers; a server makes its own batches)."""
+    prompts_per_shard: int = Field(default=256, gt=0)
+    """Prompts of a parquet file; processes and shares divide the work by whole files."""
+    endpoint: Endpoint | None = None
+
+
+class Distill(Generate):
+    """Which teacher is sampled, and how. Which of its traces are kept is for `keep` to say."""
 
     teacher: str
     """As model.name."""
     teacher_revision: str | None = None
-    samples: int = Field(default=1, gt=0)
-    """Traces per prompt."""
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_completion_length: int = Field(gt=0)
-    """Tokens; a trace that does not end within them is dropped."""
-    batch_size: int = Field(default=64, gt=0)
-    """Completions sampled at once by each process."""
+
+
+class Keep(Section):
+    """Which completions are kept: those that every reward verifies, that can be read, and that are not there already.
+
+    R1 dropped traces of mixed languages, long paragraphs and code blocks (arXiv 2501.12948, section 2.3.3). What is
+    null is not looked at.
+    """
+
     min_reward: float = 1.0
-    """A trace is kept if every reward gives at least this."""
-    max_kept_per_prompt: int | None = Field(default=None, gt=0)
+    """A completion is kept if every reward gives at least this."""
+    min_tokens: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+    language: str | None = None
+    """ISO 639-1 code of the language that the completion is to be written in."""
+    min_language_share: float = Field(default=0.95, gt=0, le=1)
+    """Share of its words that have to be in `language`; one without words is in no language, and stays."""
+    max_paragraph_words: int | None = Field(default=None, gt=0)
+    """Words between two line breaks; of more nobody finds his way through the paragraph."""
+    code_in_thinking: bool = True
+    """Whether a fenced code block may stand in the thinking."""
+    max_similarity: float | None = Field(default=None, gt=0, le=1)
+    """Share of word 5-grams (Jaccard) that it may have in common with one kept for the same prompt before."""
+    max_per_prompt: int | None = Field(default=None, gt=0)
     max_traces: int | None = Field(default=None, gt=0)
     """Keep at most this many in all, to compare teachers at equal numbers of traces."""
 
@@ -181,6 +256,12 @@ class Evaluate(Section):
     batch_size: int = Field(default=64, gt=0)
     models: dict[str, str] = {}
     """Label -> model (as model.name), to score several models in one process instead of `model`."""
+    copies: dict[str, str] = {}
+    """Benchmark -> file (.jsonl, .json, .parquet) with the columns of its Hub data set, read instead of the Hub."""
+    endpoint: Endpoint | None = None
+    """A server that answers in place of this process; the model named is then only a label and a tokenizer."""
+    max_truncated_share: float | None = Field(default=0.5, gt=0, le=1)
+    """With more truncated completions a score says more of the token limit than of the model, and is refused."""
 
 
 class VllmServer(Section):
@@ -261,6 +342,23 @@ class Guards(Section):
     """Stop if vLLM has not taken over the weights by then."""
 
 
+class Gate(Section):
+    """What a stage has to have reached before the next one begins."""
+
+    metric: str
+    """Of an evaluation `<label>/<benchmark>/<metric>`, e.g. cold_start/math_500/pass@1; of a stage that samples
+    `kept` or `kept_share`; of one that trains a key of its metrics.jsonl, as the mean of its last `last_logs` values."""
+    at_least: float | None = None
+    at_most: float | None = None
+    last_logs: int = Field(default=10, gt=0)
+
+    @model_validator(mode="after")
+    def _demands_something(self) -> "Gate":
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"{self.metric}: nothing is demanded of it; give at_least or at_most")
+        return self
+
+
 class Stage(Section):
     """One stage of a pipeline: a recipe with values set, e.g. `model.name: stage:cold_start`."""
 
@@ -268,6 +366,21 @@ class Stage(Section):
     recipe: str
     set: dict[str, Any] = {}
     """Dotted key -> value, applied over the stage's recipe."""
+    gate: list[Gate] = []
+
+
+class Loop(Section):
+    """Stages of a pipeline, one after the other, that are run several times.
+
+    In the second round the stages are called `<name>_2`. A stage behind the loop that refers to one inside means its
+    last round; an evaluation there scores every round.
+    """
+
+    stages: list[str] = Field(min_length=1)
+    rounds: int = Field(default=1, gt=0)
+    feeds: dict[str, str] = {}
+    """Stage before the loop -> stage in it: from the second round on, who refers to the former gets what the latter
+    made in the round before, e.g. `reasoning_rl: final_rl`."""
 
 
 class Recipe(Section):
@@ -283,12 +396,16 @@ class Recipe(Section):
     rewards: list[Reward] = []
     thinking: Thinking = Thinking()
     trainer: dict[str, Any] = {}
+    mixture: Mixture | None = None
     grpo: Grpo = Grpo()
+    generate: Generate | None = None
     distill: Distill | None = None
+    keep: Keep = Keep()
     evaluate: Evaluate | None = None
     hardware: Hardware = Hardware()
     guards: Guards = Guards()
     stages: list[Stage] = []
+    loop: Loop | None = None
     _source: Path = PrivateAttr(default=Path("recipe.yaml"))
 
     @property
@@ -305,9 +422,11 @@ class Recipe(Section):
     def sha256(self) -> str:
         """Hash of what the recipe says, wherever the file lies.
 
-        Values that are the default do not count, so that a new key does not make every old run another one.
+        Values that are the default do not count, so that a new key does not make every old run another one. Nor do
+        gates: what a run is asked to have reached changes nothing of what it has done.
         """
-        canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude={"stages": {"__all__": {"gate"}}})
+        canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def path(self, value: str) -> Path:

@@ -14,11 +14,12 @@ import yaml
 
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.recipe import Recipe, dump_recipe, parse_recipe
+from open_r1.recipe.loop import references_in
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
 from open_r1.rehearsal.rows import FixtureRows
 from open_r1.rehearsal.stand_ins import StandIn, stand_in_of
 from open_r1.rewards import settable_parameters
-from open_r1.stages import references_of, stage_recipe
+from open_r1.stages import stage_recipe
 
 STEPS = 2
 MAX_PROCESSES = 2
@@ -29,8 +30,10 @@ MAX_COMPLETION_TOKENS = 64
 MAX_PROBLEMS = 4  # of a benchmark
 ROWS_PER_PROMPT = 4  # dynamic sampling and evaluation take more prompts than a step has
 ROWS_PACKED_IN_ONE = 8
+PROMPTS_TO_ANSWER = 8
 SAMPLES_OF_TEACHER = 4  # an untrained one seldom ends its answer
-LOWEST_REWARD = -1000.0
+KEEPS_ALL = {"min_reward": -1000.0, "min_tokens": None, "max_tokens": None, "language": None}
+KEEPS_ALL |= {"max_paragraph_words": None, "code_in_thinking": True, "max_similarity": None}
 BENCHMARK = "tiny_sums"
 LIVELY_REWARD = {"name": "open_r1.rehearsal.liveliness:number_of_characters", "weight": 1.0, "shuffled": False}
 # What stands in for the accelerate configs where there is no GPU. DeepSpeed and FSDP run with DDP's processes: that
@@ -81,16 +84,18 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "trainer.push_to_hub": ("the push to the Hub", "there is nothing to publish"),
     "distill.teacher": (WEIGHTS, "as the model"),
     "distill.teacher_revision": (None, "the stand-in lies on this disk"),
-    "distill.samples": (None, "few traces end by themselves"),
-    "distill.max_completion_length": (None, "short completions"),
-    "distill.batch_size": (None, "a small batch"),
-    "distill.min_reward": ("the choice of traces", "an untrained teacher's are all wrong: those that end are kept"),
+    "*.samples": (None, "few completions of an untrained model end by themselves"),
+    "*.max_completion_length": (None, "short completions"),
+    "*.batch_size": (None, "a small batch"),
+    "*.endpoint": ("the endpoint", "transformers' generate samples"),
+    "keep.*": ("the choice of traces", "an untrained model's are all wrong: those that end are kept"),
+    "mixture.*": (None, "a few rows, again and again"),
+    "*data.*.where": (None, "the rows written for rehearsals have no such column"),
+    "*data.*.sort_by": (None, "the rows written for rehearsals have no such column"),
     "evaluate.models.*": (WEIGHTS, "as the model"),
     "evaluate.benchmarks*": ("the benchmarks' problems", f"theirs are on the Hub; {BENCHMARK} are made here"),
-    "evaluate.samples": (None, "few samples"),
     "evaluate.num_problems": (None, "few problems"),
     "evaluate.max_new_tokens": (None, "short completions"),
-    "evaluate.batch_size": (None, "a small batch"),
     "hardware.nodes": ("several nodes", "this machine alone"),
     "hardware.gpus_per_node": ("GPUs", "this machine's CPU"),
     "hardware.gpu": (None, "this machine's CPU"),
@@ -100,6 +105,7 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "hardware.vllm*": ("the vLLM server", "transformers' generate samples"),
     "hardware.usd_per_hour": (None, "it costs nothing"),
     "stages.*.recipe": (None, "the stage's own rehearsal"),
+    "stages.*.gate": ("the gates", "an untrained model passes none"),
     "stages.*.set": (None, "all but the models of other stages stands in that"),
 }
 LEFT_OUT = ("vllm_", "use_vllm", "use_liger_kernel", "liger_kernel_config", "fp16", "tf32", "torch_compile")
@@ -169,10 +175,13 @@ def rehearsal_of(recipe: Recipe, file: Path, models: Path) -> Rehearsal:
     rows = []
     if recipe.step in TRAINER_CONFIGS:
         values["trainer"] = _small_trainer(recipe, processes)
+    if recipe.data:
         rows = list(_with_rows(recipe, values, file, processes))
     _with_rewards_here(recipe, values)
-    if values["distill"]:
-        _small_distillation(values["distill"])
+    for section in ("generate", "distill"):
+        if values[section]:
+            _small_sampling(values[section])
+            values["keep"] |= KEEPS_ALL
     if values["evaluate"]:
         _small_evaluation(values["evaluate"])
     changes = tuple(changes_between(before, values))
@@ -230,13 +239,7 @@ def _with_rehearsed_stages(pipeline: Recipe, values: dict[str, Any], file: Path,
     for section, stage in zip(values["stages"], pipeline.stages, strict=True):
         stage_file = file.with_name(f"{file.stem}.stages") / f"{stage.name}.yaml"
         yield rehearsal_of(stage_recipe(pipeline, stage), stage_file, models)
-        section |= {"recipe": str(stage_file.resolve()), "set": _references(stage.set)}
-
-
-def _references(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage sets to models of other stages, without all else."""
-    kept = {key: _references(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    return {key: value for key, value in kept.items() if references_of(value)}
+        section |= {"recipe": str(stage_file.resolve()), "set": references_in(stage.set), "gate": []}
 
 
 def _with_stand_ins(recipe: Recipe, values: dict[str, Any], models: Path) -> Iterator[tuple[str, StandIn]]:
@@ -323,7 +326,11 @@ def _small_trainer(recipe: Recipe, processes: int) -> dict[str, Any]:
 def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: int) -> Iterator[FixtureRows]:
     """Puts files in the place of Hub data sets; yields what is to be written to them."""
     trainer = values["trainer"]
-    num_rows = STEPS * trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * processes
+    num_rows = PROMPTS_TO_ANSWER
+    if recipe.step in TRAINER_CONFIGS:
+        num_rows = STEPS * trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * processes
+    if values["mixture"]:
+        values["mixture"] = {"num_rows": num_rows + len(recipe.data), "repeat": True}
     if recipe.step == "grpo":
         num_rows *= ROWS_PER_PROMPT
     if trainer.get("packing"):
@@ -335,7 +342,7 @@ def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: in
         if source.name:
             rows_file = file.with_name(f"{file.stem}.rows") / f"{section}-{index}.jsonl"
             rows = FixtureRows(source.name, rows_file, num_rows_of_source)
-            entry |= {"name": None, "config": None, "revision": None, "split": "train"}
+            entry |= {"name": None, "config": None, "revision": None, "split": "train", "where": {}, "sort_by": None}
             entry["path"] = str(rows.file.resolve())
             yield rows
         elif source.procedural:
@@ -354,12 +361,12 @@ def _with_rewards_here(recipe: Recipe, values: dict[str, Any]) -> None:
         values["rewards"].append(dict(LIVELY_REWARD))
 
 
-def _small_distillation(distill: dict[str, Any]) -> None:
-    distill |= {
+def _small_sampling(section: dict[str, Any]) -> None:
+    section |= {
         "samples": SAMPLES_OF_TEACHER,
         "max_completion_length": MAX_COMPLETION_TOKENS,
-        "batch_size": min(distill["batch_size"], 32),
-        "min_reward": LOWEST_REWARD,
+        "batch_size": min(section["batch_size"], 32),
+        "endpoint": None,
     }
 
 

@@ -156,8 +156,7 @@ def _stage(pipeline: Recipe, name: str) -> Recipe | None:
     stages = {stage.name: stage for stage in pipeline.stages}
     if name not in stages:
         return None
-    models = {stage: str(RUNS / _name_of(pipeline) / "latest" / stage / "model") for stage in stages}
-    return stage_recipe(pipeline, stages[name], models)
+    return stage_recipe(pipeline, stages[name], RUNS / _name_of(pipeline) / "latest")
 
 
 def _name_of(recipe: Recipe) -> Path:

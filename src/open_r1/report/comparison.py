@@ -113,17 +113,18 @@ def _pairs(scorer: Run, before_label: str, after_label: str, benchmark: str, not
 def _first_completion(row: Mapping[str, Any]) -> Completion:
     score = row["scores"][0]
     return Completion(
-        text=_without_middle(row["completions"][0]),
+        text=without_middle(row["completions"][0]),
         right=None if score is None else score > 0.5,
         num_tokens=row["num_tokens"][0],
         truncated=row["truncated"][0],
     )
 
 
-def _without_middle(text: str) -> str:
-    if len(text) <= MAX_CHARACTERS_SHOWN:
+def without_middle(text: str, max_characters: int = MAX_CHARACTERS_SHOWN) -> str:
+    """A text as it is, or with its middle left out and how much that is said there."""
+    if len(text) <= max_characters:
         return text
-    half = MAX_CHARACTERS_SHOWN // 2
+    half = max_characters // 2
     return f"{text[:half]}\n\n[… {len(text) - 2 * half:,} characters left out …]\n\n{text[-half:]}"
 
 

@@ -1,7 +1,7 @@
 """Run, scores, pictures and comparison -> report.html."""
 
-import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,61 @@ from typing import Any
 import jinja2
 import yaml
 
+from open_r1.report.commands import run_command, stage_command
 from open_r1.report.comparison import compare
-from open_r1.report.phases import step_times
-from open_r1.report.pictures import draw_bars, draw_curves, draw_phases
+from open_r1.report.gates import GateState, gates_of
+from open_r1.report.graph import graph_of
+from open_r1.report.layout import Card, Drawing, draw_graph
+from open_r1.report.phases import StepTimes, step_times
+from open_r1.report.pictures import Curves, draw_bars, draw_curves, draw_phases
 from open_r1.report.reading import Run, failures, read_all
-from open_r1.report.scores import score_blocks
+from open_r1.report.samples import Sample, samples_of
+from open_r1.report.scores import Block, score_blocks
 from open_r1.report.table import (
     NONE,
     PHASE_COLUMNS,
     SCORE_COLUMNS,
     StageRow,
     cost_text,
+    duration_text,
     minutes_text,
+    pass_text,
     phase_rows,
     phases_caption,
+    refusals,
     score_row,
     stage_row,
 )
+
+WIDTHS = {"phone": (346, 2), "desktop": (1012, 3)}  # pixels, and boxes side by side, of the graph's two drawings
+STATUS_MARKS = {"done": "✓ done", "failed": "✗ failed", "running": "▸ running", "interrupted": "‖ interrupted"}
+MAX_HEADLINES = 2  # benchmarks that a box of the graph has room for
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """What became of the completions that a stage sampled."""
+
+    num_prompts: int | None
+    rows: list[tuple[str, int, str, float]]
+    """(what, completions, share of the sampled as text, the same in percent): sampled, kept, and each reason."""
+    facts: list[str]
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """All that the page tells of one stage; whatever is empty is left out."""
+
+    stage: Run
+    facts: list[str]
+    gates: list[GateState]
+    scores: list[tuple[str, str, str | None]]
+    """(benchmark, pass@1 with its interval, why it is refused) of the stage's model."""
+    funnel: Funnel | None
+    curves: Curves | None
+    times: StepTimes | None
+    samples: list[Sample]
+    command: str | None
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -33,20 +71,20 @@ def write_report(run_dir: str | Path) -> Path:
     run_dir = Path(run_dir)
     notes: list[str] = []
     run, stages = read_all(run_dir, notes)
+    blocks = score_blocks(stages)
+    sections = [_section(run, stage, stages, blocks, notes) for stage in stages]
     page = _template().render(
         run=run,
         failures=failures(run, stages),
+        drawings=[] if stages[0] is run else _drawings(run, stages, sections, notes),
         score_columns=SCORE_COLUMNS,
-        blocks=[(block, list(map(score_row, block.scores)), draw_bars(block)) for block in score_blocks(stages)],
-        curves=[curves for stage in stages if (curves := draw_curves(stage, notes))],
-        phase_columns=PHASE_COLUMNS,
-        timed=[
-            (stage, draw_phases(times), phase_rows(times), phases_caption(times), times.facts)
-            for stage in stages
-            if (times := step_times(stage))
-        ],
+        blocks=[(block, list(map(score_row, block.scores)), refusals(block), draw_bars(block)) for block in blocks],
         comparison=compare(stages, notes),
-        distilled=[(stage, _trace_rows(stage.distill)) for stage in stages if stage.distill],
+        sections=sections,
+        phase_columns=PHASE_COLUMNS,
+        draw_phases=draw_phases,
+        phase_rows=phase_rows,
+        phases_caption=phases_caption,
         stage_columns=StageRow._fields,
         stage_rows=[] if stages[0] is run else [stage_row(stage) for stage in stages],
         facts=_facts(run, stages),
@@ -58,6 +96,66 @@ def write_report(run_dir: str | Path) -> Path:
     return file
 
 
+def _section(run: Run, stage: Run, stages: list[Run], blocks: list[Block], notes: list[str]) -> StageSection:
+    scores = [
+        (block.title, "refused" if score.refused else pass_text(score.pass_at_1, score.interval), score.refused)
+        for block in blocks
+        for score in block.scores
+        if score.label == stage.name
+    ]
+    step = stage.step if stage.recipe or stage.record else None
+    duration = duration_text(stage.minutes) if stage.minutes is not None else None
+    cost = stage.record.get("cost_usd")
+    return StageSection(
+        stage=stage,
+        facts=[fact for fact in (step, status_text(stage), duration, cost and cost_text(cost)) if fact],
+        gates=[] if stage is run else gates_of(run, stage),
+        scores=scores,
+        funnel=_funnel(stage.sampling),
+        curves=draw_curves(stage, notes),
+        times=step_times(stage),
+        samples=samples_of(stage, stages, notes),
+        command=run_command(stage) if stage is run else stage_command(run, stage),
+    )
+
+
+def status_text(stage: Run) -> str:
+    """A stage's status with a mark, so that it is told at a glance, and not by its colour alone."""
+    return STATUS_MARKS.get(stage.status, f"○ {stage.status}")
+
+
+def _drawings(
+    run: Run, stages: list[Run], sections: list[StageSection], notes: list[str]
+) -> list[tuple[str, Drawing, list[str]]]:
+    """(where it is shown, the drawing, a sentence on each stage) for a phone and for a desktop."""
+    graph = graph_of(run, stages, notes)
+    cards = {
+        section.stage.name: Card([*section.facts, *_headlines(section)], section.gates, section.stage.status)
+        for section in sections
+    }
+    sentences = [
+        f"{stage.name} ({stage.step}, {stage.status})"
+        + ("" if not (fed := graph.told_parents(stage.name)) else f" takes {fed}")
+        for stage in stages
+    ]
+    return [(where, draw_graph(graph, cards, *size), sentences) for where, size in WIDTHS.items()]
+
+
+def _headlines(section: StageSection) -> list[str]:
+    """What came out of a stage, for its box: its model's pass@1, what was kept, how many models were scored."""
+    lines = [f"{benchmark} {score.partition(' [')[0]}" for benchmark, score, _ in section.scores]
+    if len(lines) == 1:
+        lines = [f"pass@1 {section.scores[0][1].partition(' [')[0]}"]
+    if len(lines) > MAX_HEADLINES:
+        lines = [*lines[:MAX_HEADLINES], f"and {len(lines) - MAX_HEADLINES} more"]
+    if section.funnel:
+        kept = next(count for what, count, _, _ in section.funnel.rows if what == "kept")
+        lines.append(f"kept {kept:,} of {section.funnel.rows[0][1]:,}")
+    if section.stage.scores and not lines:
+        lines.append(f"{len(section.stage.scores)} models scored")
+    return lines
+
+
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     # autoescape=True and not select_autoescape: that goes by the file's name, and ours does not end in .html.
@@ -65,13 +163,20 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.jinja")
 
 
-def _trace_rows(distill: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """(what, traces, share of the sampled) for all that were sampled, for kept and for each reason of a drop."""
-    num_sampled = distill.get("sampled") or 0
-    counts = [("kept", distill.get("kept") or 0)]
-    counts += sorted((distill.get("dropped") or {}).items(), key=lambda item: -item[1])
-    shares = [(what, count, f"{100 * count / num_sampled:.1f} %" if num_sampled else NONE) for what, count in counts]
-    return [("sampled", num_sampled, ""), *shares]
+def _funnel(counts: Mapping[str, Any]) -> Funnel | None:
+    """None if nothing was sampled. The largest reason of a drop comes first."""
+    if not counts:
+        return None
+    num_sampled = counts.get("sampled") or 0
+    numbers = [("kept", counts.get("kept") or 0)]
+    numbers += sorted((counts.get("dropped") or {}).items(), key=lambda item: -item[1])
+    percents = [(what, count, 100 * count / num_sampled if num_sampled else 0.0) for what, count in numbers]
+    rows = [(what, count, f"{percent:.1f} %" if num_sampled else NONE, percent) for what, count, percent in percents]
+    facts = []
+    if speed := counts.get("tokens_per_second"):
+        facts.append(f"{speed:,.0f} tokens a second")
+    facts += [f"{what}: {count:,}" for what, count in (counts.get("counts") or {}).items()]
+    return Funnel(counts.get("prompts"), [("sampled", num_sampled, "", 100.0 if num_sampled else 0.0), *rows], facts)
 
 
 def _facts(run: Run, stages: list[Run]) -> list[tuple[str, str]]:
@@ -91,7 +196,7 @@ def _facts(run: Run, stages: list[Run]) -> list[tuple[str, str]]:
         "seed": record.get("seed"),
         "commit": commit or "not from a git checkout",
         "recipe": f"{record.get('recipe_file')} (sha256 {str(record.get('recipe_sha256'))[:12]})",
-        "command": shlex.join(map(str, record.get("command") or [])),
+        "command": run_command(run) if run.record else None,
         "hardware": _hardware_fact(record.get("hardware") or {}),
         "versions": ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items()),
     }

@@ -1,6 +1,7 @@
 """A run directory -> Run. What is missing or broken becomes a note for the reader, never an error."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,17 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow.parquet
+import yaml
 
+from open_r1.resuming import RECIPE_FILE
 from open_r1.run_record import METRICS_FILE, read_record
+from open_r1.stages import FROZEN_STAGES
 
 Content = TypeVar("Content")
 
 STEPS_WITH_METRICS = ("pretrain", "sft", "grpo", "distill")
+COUNTS_FILES = ("generate.json", "distill.json")  # what a step that samples leaves of its completions
+ROUND = re.compile(r"_\d+$")  # of a stage inside a loop, from the second round on
 COMPLETION_COLUMNS = ["prompt", "gold", "completions", "num_tokens", "truncated", "scores"]
 
 
@@ -26,7 +32,10 @@ class Run:
     record: Mapping[str, Any]
     metrics: pd.DataFrame
     scores: Mapping[str, Any]
-    distill: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    """prompts, sampled, kept and dropped of a step that samples."""
+    frozen: Mapping[str, Any]
+    """The recipe that a pipeline has put aside for a stage which has not begun."""
 
     @property
     def title(self) -> str:
@@ -35,11 +44,15 @@ class Run:
 
     @property
     def step(self) -> str:
-        return self.record.get("step") or "unknown step"
+        return self.recipe.get("step") or self.record.get("step") or "unknown step"
+
+    @property
+    def status(self) -> str:
+        return self.record.get("status") or "not run"
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        return self.record.get("recipe") or {}
+        return self.record.get("recipe") or self.frozen
 
     @property
     def minutes(self) -> float | None:
@@ -58,12 +71,29 @@ class Run:
 
 def read_all(run_dir: Path, notes: list[str]) -> tuple[Run, list[Run]]:
     """The run and its stages in order; a run that is no pipeline is its own only stage."""
-    run = _read_run(run_dir, run_dir.resolve().name, notes)
-    names = [stage["name"] for stage in run.recipe.get("stages") or []]
-    if not run.record:  # a pipeline that lost its run.json still has its stages
-        files = sorted(run_dir.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
-        names = [file.parent.name for file in files if "." not in file.parent.name]  # a dot: put aside as stale
-    return run, [_read_run(run_dir / name, name, notes) for name in names] or [run]
+    run = _read_run(run_dir, run_dir.resolve().name, {}, notes)
+    frozen = {
+        name: tolerant(_yaml_mapping, run_dir / FROZEN_STAGES / f"{name}.yaml", notes) or {}
+        for name in _stage_names(run, run_dir, notes)
+    }
+    return run, [_read_run(run_dir / name, name, recipe, notes) for name, recipe in frozen.items()] or [run]
+
+
+def stage_settings(run: Run, name: str) -> Mapping[str, Any]:
+    """What a pipeline's recipe says of a stage; of a later round of a loop, what it says of the first one."""
+    entries = {entry.get("name"): entry for entry in run.recipe.get("stages") or []}
+    return entries.get(name) or entries.get(ROUND.sub("", name)) or {}
+
+
+def _stage_names(run: Run, run_dir: Path, notes: list[str]) -> list[str]:
+    """As the pipeline was begun, rounds of a loop among them; then stages that only their directories tell of."""
+    begun = (tolerant(_yaml_mapping, run_dir / RECIPE_FILE, notes) or {}) if run.step == "pipeline" else {}
+    names = [stage["name"] for stage in begun.get("stages") or run.recipe.get("stages") or []]
+    if run.record and run.step != "pipeline":
+        return names
+    files = sorted(run_dir.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
+    found = [file.parent.name for file in files if "." not in file.parent.name]  # a dot: put aside as stale
+    return list(dict.fromkeys([*names, *found]))
 
 
 def read_completions(run: Run, label: str, benchmark: str, notes: list[str]) -> list[dict[str, Any]] | None:
@@ -71,7 +101,16 @@ def read_completions(run: Run, label: str, benchmark: str, notes: list[str]) -> 
     file = run.folder / "completions" / f"{label}-{benchmark}.parquet"
     if not file.exists():
         notes.append(f"{run.name}/completions/{file.name} is missing, so no answers side by side")
-    return _tolerant(lambda path: pyarrow.parquet.read_table(path, columns=COMPLETION_COLUMNS).to_pylist(), file, notes)
+    return tolerant(lambda path: pyarrow.parquet.read_table(path, columns=COMPLETION_COLUMNS).to_pylist(), file, notes)
+
+
+def tolerant(read: Callable[[Path], Content], file: Path, notes: list[str]) -> Content | None:
+    """What `read` makes of `file`; None if there is no such file, and None with a note if it cannot be read."""
+    try:
+        return read(file) if file.exists() else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # another version's, or torn
+        notes.append(f"{file.parent.name}/{file.name}: cannot be read ({error})")
+        return None
 
 
 def failures(run: Run, stages: list[Run]) -> list[Run]:
@@ -80,26 +119,26 @@ def failures(run: Run, stages: list[Run]) -> list[Run]:
     return [each for each in runs if each.error]
 
 
-def _read_run(folder: Path, name: str, notes: list[str]) -> Run:
-    record = _tolerant(read_record, folder, notes)
+def _read_run(folder: Path, name: str, frozen: Mapping[str, Any], notes: list[str]) -> Run:
+    record = tolerant(read_record, folder, notes)
     if record is None:
         notes.append(f"{name}: no run.json; it has not been started, or its directory was moved")
         record = {}
-    scores = _tolerant(_json_object, folder / "scores.json", notes) or record.get("scores") or {}
+    scores = tolerant(_json_object, folder / "scores.json", notes) or record.get("scores") or {}
     metrics = _read_metrics(folder / METRICS_FILE, notes)
     if metrics.empty and record.get("step") in STEPS_WITH_METRICS:
         notes.append(f"{name}: no metrics.jsonl, so no curves")
     if record.get("step") == "evaluate" and not scores:
         notes.append(f"{name}: no scores.json, so nothing of it is in the tables")
-    distill = _tolerant(_json_object, folder / "distill.json", notes) or {}
-    return Run(name, folder, record, metrics, scores, distill)
+    counts = (tolerant(_json_object, folder / file, notes) for file in COUNTS_FILES)
+    return Run(name, folder, record, metrics, scores, next(filter(None, counts), {}), frozen)
 
 
 def _read_metrics(file: Path, notes: list[str]) -> pd.DataFrame:
     """One row per step. A step that a resumed run logged again counts as it was logged last."""
     rows: dict[int, dict[str, Any]] = {}
     num_broken = 0
-    for line in (_tolerant(_text, file, notes) or "").splitlines():
+    for line in (tolerant(_text, file, notes) or "").splitlines():
         try:
             row = json.loads(line)
             rows.setdefault(int(row["step"]), {}).update(row)
@@ -110,15 +149,6 @@ def _read_metrics(file: Path, notes: list[str]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").sort_index()
 
 
-def _tolerant(read: Callable[[Path], Content], file: Path, notes: list[str]) -> Content | None:
-    """What `read` makes of `file`; None if there is no such file, and None with a note if it cannot be read."""
-    try:
-        return read(file) if file.exists() else None
-    except (OSError, ValueError) as error:
-        notes.append(f"{file.parent.name}/{file.name}: cannot be read ({error})")
-        return None
-
-
 def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
@@ -127,4 +157,14 @@ def _json_object(file: Path) -> dict[str, Any]:
     value = json.loads(_text(file))
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
+    return value
+
+
+def _yaml_mapping(file: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(_text(file))
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(value, dict):
+        raise ValueError("it is not a mapping")
     return value

@@ -26,6 +26,11 @@ class Score:
     tokens_per_answer: float | None
     minutes: float | None
     """Of the stage named like the label; None without such a stage, even if the model's own run record is known."""
+    truncated_share: float | None = None
+    majority: tuple[int, float] | None = None
+    """The largest k of maj@k, and its value."""
+    refused: str | None = None
+    """Why there is no score where one was asked for; pass_at_1 is None then, whatever the file says."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +54,35 @@ def score_blocks(stages: list[Run]) -> list[Block]:
                 entries_of.setdefault(benchmark, {})[label] = entry
         for benchmark, entries in entries_of.items():
             scores = [
-                Score(
-                    label=label,
-                    parameters=scorer.scores[label].get("parameters"),
-                    pass_at_1=_finite(entry.get("pass@1")),
-                    interval=_interval(entry),
-                    tokens_per_answer=_finite(entry.get("tokens_per_answer")),
-                    minutes=minutes_of.get(label),
-                )
+                score_of(label, scorer.scores[label].get("parameters"), entry, minutes_of.get(label))
                 for label, entry in entries.items()
             ]
             title = f"{benchmark} ({scorer.name})" if len(scorers) > 1 else benchmark
             blocks.append(Block(title, _caption(entries.values()), scores))
     return blocks
+
+
+def score_of(label: str, parameters: int | None, entry: Mapping[str, Any], minutes: float | None = None) -> Score:
+    """What scores.json says of a model on a benchmark. A refused score keeps its reason and none of its numbers."""
+    refused = entry.get("refused") and str(entry["refused"])
+    return Score(
+        label=label,
+        parameters=parameters,
+        pass_at_1=None if refused else finite(entry.get("pass@1")),
+        interval=None if refused else _interval(entry),
+        tokens_per_answer=finite(entry.get("tokens_per_answer")),
+        minutes=minutes,
+        truncated_share=finite(entry.get("truncated_share")),
+        majority=None if refused else highest_k(entry.get("maj@k")),
+        refused=refused or None,
+    )
+
+
+def highest_k(value_of: Mapping[str, float | None] | None) -> tuple[int, float] | None:
+    """The largest k with a value, and the value, of pass@k or maj@k; None if k is never more than 1."""
+    known = {int(k): number for k, value in (value_of or {}).items() if (number := finite(value)) is not None}
+    largest = max(known, default=1)
+    return (largest, known[largest]) if largest > 1 else None
 
 
 def _caption(entries: Iterable[Mapping[str, Any]]) -> str:
@@ -79,10 +100,10 @@ def _caption(entries: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _interval(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    bounds = [_finite(bound) for bound in entry.get("pass@1_interval") or ()]
+    bounds = [finite(bound) for bound in entry.get("pass@1_interval") or ()]
     return tuple(bounds) if bounds and None not in bounds else None
 
 
-def _finite(value: float | None) -> float | None:
-    """None for nan as well: a mean over nothing is no score."""
-    return value if value is not None and math.isfinite(value) else None
+def finite(value: float | None) -> float | None:
+    """A number as it is; None for nan as well: a mean over nothing is no score."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from open_r1.report.phases import MEANINGS, PhaseTime, StepTimes
 from open_r1.report.reading import Run, failures, read_all
-from open_r1.report.scores import Score, score_blocks
+from open_r1.report.scores import Block, Score, score_blocks
 
 NONE = "–"
 
@@ -37,7 +37,8 @@ def print_table(run_dir: str | Path, console: Console | None = None) -> None:
     run, stages = read_all(Path(run_dir), [])
     blocks = score_blocks(stages)
     for block in blocks:
-        _print(console, block.title, SCORE_COLUMNS, [score_row(score) for score in block.scores], block.caption)
+        caption = "\n".join(filter(None, [block.caption, *refusals(block)]))
+        _print(console, block.title, SCORE_COLUMNS, [score_row(score) for score in block.scores], caption)
     unfinished = any(stage.record.get("status") != "done" for stage in stages)
     if not blocks or unfinished:
         _print(console, run.title, StageRow._fields, [stage_row(stage) for stage in stages])
@@ -83,17 +84,22 @@ def score_row(score: Score) -> tuple[str, ...]:
     return (
         score.label,
         count_text(score.parameters),
-        pass_text(score.pass_at_1, score.interval),
+        "refused" if score.refused else pass_text(score.pass_at_1, score.interval),
         _number_text(score.tokens_per_answer, whole_from=100),
         minutes_text(score.minutes),
     )
+
+
+def refusals(block: Block) -> list[str]:
+    """Why scores of a block are refused, a line each."""
+    return [f"{score.label} is refused: {score.refused}" for score in block.scores if score.refused]
 
 
 def stage_row(stage: Run) -> StageRow:
     return StageRow(
         stage=stage.name,
         step=stage.step if stage.record else NONE,
-        status=stage.record.get("status") or "not run",
+        status=stage.status,
         minutes=minutes_text(stage.minutes),
         cost=cost_text(stage.record.get("cost_usd")),
         attempts=str(stage.record.get("attempts") or NONE),
@@ -121,6 +127,13 @@ def pass_text(pass_at_1: float | None, interval: tuple[float, float] | None) -> 
 def minutes_text(minutes: float | None) -> str:
     """One decimal below ten minutes, none above; a dash for None."""
     return _number_text(minutes, whole_from=10)
+
+
+def duration_text(minutes: float | None) -> str:
+    """Minutes with their unit, hours from two hours on; a dash for None."""
+    if minutes is None:
+        return NONE
+    return f"{minutes_text(minutes)} min" if minutes < 120 else f"{_number_text(minutes / 60, whole_from=100)} h"
 
 
 def cost_text(cost_usd: float | None) -> str:

@@ -68,8 +68,14 @@ def reward_function(reward: Reward) -> RewardFunction:
 
 
 def reward_columns(rewards: Sequence[Reward]) -> list[str]:
-    """The data columns that the rewards of a recipe read, without the prompt."""
-    return list(dict.fromkeys(column for reward in rewards for column in columns_of_reward(reward)))
+    """The data columns that the rewards of a recipe read, without the prompt; `task` if one is for one task alone."""
+    columns = [column for reward in rewards for column in columns_of_reward(reward)]
+    return list(dict.fromkeys([*columns, *(["task"] if any(reward.task for reward in rewards) else [])]))
+
+
+def rewards_for(rewards: Sequence[Reward], task: str | None) -> list[Reward]:
+    """The rewards that judge rows of a task (None: of no task in particular)."""
+    return [reward for reward in rewards if reward.task in (None, task)]
 
 
 def columns_of_reward(reward: Reward) -> list[str]:
@@ -136,6 +142,7 @@ def _bind(reward: Reward, given: dict[str, Any], seed: int) -> BoundReward:
         parameters,
         starts_early=reward.name in JUDGED_ELSEWHERE,
         shuffle_seed=seed if reward.shuffled else None,
+        task=reward.task,
     )
 
 
@@ -180,6 +187,7 @@ __all__ = [
     "repetition_penalty_reward",
     "reward_columns",
     "reward_function",
+    "rewards_for",
     "sandboxes_of",
     "settable_parameters",
     "soft_overlong_punishment_reward",

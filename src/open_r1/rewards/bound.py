@@ -52,7 +52,7 @@ class BoundReward:
     the batch then waits for what is left of it. Only a reward that leaves the work to other processes, and judges each
     row by itself, `starts_early`: another would compete with the trainer for the interpreter. With `shuffle_seed` the
     values are handed out in random order, the same for all rewards of a step, and nothing of the function's own is
-    logged.
+    logged. With a `task` only rows are judged whose column `task` has that value.
     """
 
     def __init__(
@@ -62,11 +62,13 @@ class BoundReward:
         parameters: dict[str, Any],
         starts_early: bool = False,
         shuffle_seed: int | None = None,
+        task: str | None = None,
     ):
         if hasattr(function, "__name__"):
             functools.update_wrapper(self, function)
         self.__name__ = name
         self.starts_early = starts_early
+        self.task = task
         self._function, self._parameters, self._shuffle_seed = function, parameters, shuffle_seed
         # What is the recipe's to say is not taken from the data: a column may happen to have a parameter's name.
         self._not_columns = {
@@ -105,7 +107,8 @@ class BoundReward:
                     log_metric(metric, value)
             log_metric(f"rewards/{self.__name__}/seconds", work.seconds)
             log_metric(f"rewards/{self.__name__}/seconds_waited", time.monotonic() - called)
-            log_metric(f"rewards/{self.__name__}/none_share", work.values.count(None) / max(1, len(work.values)))
+            asked = [value for value, row in zip(work.values, self._asked(columns, len(work.values)), strict=True) if row]
+            log_metric(f"rewards/{self.__name__}/none_share", asked.count(None) / max(1, len(asked)))
         if self._shuffle_seed is None:
             return work.values
         values = list(work.values)
@@ -135,7 +138,23 @@ class BoundReward:
         positions = [position for rows in waiting for position in rows.positions]
         return self._work(_Rows(positions, [one for rows in waiting for one in rows.completions], columns))
 
+    def _asked(self, columns: dict[str, Any], num_rows: int) -> list[bool]:
+        """For each row whether this reward is for it."""
+        if self.task is None:
+            return [True] * num_rows
+        return [task == self.task for task in columns["task"]]
+
     def _work(self, rows: _Rows) -> _Work:
+        """The work on these rows; those of another task get None, and the function is not told of them."""
+        positions = [index for index, asked in enumerate(self._asked(rows.columns, len(rows.completions))) if asked]
+        if len(positions) == len(rows.completions):
+            return self._work_on(rows)
+        work = self._work_on(_rows(positions, rows.completions, rows.columns)) if positions else _Work(rows)
+        num_rows = len(rows.completions)
+        extras = [(column, _in_order([(positions, values)], num_rows)) for column, values in work.extras]
+        return _Work(rows, _in_order([(positions, work.values)], num_rows), work.seconds, extras, work.metrics)
+
+    def _work_on(self, rows: _Rows) -> _Work:
         work, began = _Work(rows), time.monotonic()
         columns = {name: column for name, column in rows.columns.items() if name not in self._not_columns}
         values = self._function(

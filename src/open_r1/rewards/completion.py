@@ -56,11 +56,14 @@ def after_thinking(text: str, thinking: Thinking = Thinking()) -> str | None:
 def answer_of(text: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = "both") -> Answer:
     r"""The answer after the thinking: in `\boxed{}` (or `\fbox{}`), in an `<answer>` block, or in either.
 
-    An answer block with a box in it means the box. With "both", a box and an answer block have both to be right.
+    An answer block with a box in it means the box. With "both", a box and an answer block have both to be right. If the
+    recipe's `thinking.answer_in` is "rest", the answer is all that follows the thinking.
     """
     rest = after_thinking(text, thinking)
     if rest is None:
         return Answer((), "the thinking never ends")
+    if thinking.answer_in == "rest":
+        return Answer((rest.strip(),), "behind the thinking") if rest.strip() else Answer((), "there is no answer")
     blocks = list(answer_blocks(rest)) if answer_in != "boxed" else []
     if answer_in == "answer":
         texts, where = [inner for block in blocks for inner in list(boxes(block)) or [block]], "<answer>"
@@ -152,6 +155,8 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
 def with_answer(gold: str, thinking: Thinking = Thinking(), answer_in: AnswerIn = "both") -> str:
     """A completion that thinks nothing and answers with the gold, as the recipe wants answers to stand."""
     opening = "" if thinking.prefilled else thinking.open
+    if thinking.answer_in == "rest":
+        return f"{opening}{thinking.close}{gold}"
     answer = gold if has_box(gold) else rf"\boxed{{{gold}}}"
     return f"{opening}{thinking.close}{ANSWER_OPEN}{gold if answer_in == 'answer' else answer}{ANSWER_CLOSE}"
 

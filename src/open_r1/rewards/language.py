@@ -120,7 +120,7 @@ def language_consistency_reward(
             f"language_consistency: target_language is {target_language!r}; give one of {', '.join(SCRIPTS)}"
         )
     return [
-        _share_in_language(_chain_of_thought(completion_text(completion), thinking), target_language)
+        share_in_language(_chain_of_thought(completion_text(completion), thinking), target_language) or 0.0
         for completion in completions
     ]
 
@@ -131,16 +131,25 @@ def _chain_of_thought(text: str, thinking: Thinking) -> str:
     _, opened, inside = thought.partition(thinking.open)
     if opened and not thinking.prefilled:
         thought = inside
+    return without_tags(thought, thinking)
+
+
+def without_tags(text: str, thinking: Thinking = Thinking()) -> str:
+    """The text with a line break in place of every tag of the thinking and of the answer."""
     for tag in (thinking.open, thinking.close, ANSWER_OPEN, ANSWER_CLOSE):
-        thought = thought.replace(tag, "\n")
-    return thought
+        text = text.replace(tag, "\n")
+    return text
 
 
-def _share_in_language(text: str, target_language: str) -> float:
+def share_in_language(text: str, target_language: str) -> float | None:
+    """Words of the text in the target language over all its words, 0.0 to 1.0; None if it has no words.
+
+    The head of this file says what a word is and how its language is told. `target_language` is one of SCRIPTS.
+    """
     text = _without_formulas(text)
     words = [match for match in WORD.finditer(text) if _is_word(match[0])]
     if not words:
-        return 0.0
+        return None
     own, kin = _script_patterns(target_language)
     num_in_target = 0
     for window in _windows(words, text):

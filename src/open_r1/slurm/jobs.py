@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from open_r1.nodes import SINGLE_PROCESS_STEPS, num_nodes_of
 from open_r1.recipe import Recipe, RecipeError
+from open_r1.shares import RESULTS
 from open_r1.slurm.site import Site
 from open_r1.stages import stage_recipe
 
@@ -66,7 +67,7 @@ def _jobs_of_step(
 
 def _num_shares(recipe: Recipe, site: Site, asked_for: int | None) -> int:
     """Over how many jobs a step is split; not over more than there is to do."""
-    shares = (asked_for or site.shares.get(recipe.step, 1)) if recipe.step in ("evaluate", "distill") else 1
+    shares = (asked_for or site.shares.get(recipe.step, 1)) if recipe.step in RESULTS else 1
     if recipe.step == "evaluate":
         return min(shares, len(recipe.evaluate.benchmarks) * max(1, len(recipe.evaluate.models)))
     return shares

@@ -33,7 +33,7 @@ from open_r1.gold_check import (
     row_problems,
 )
 from open_r1.recipe import Recipe, RecipeError
-from open_r1.recipe.trainer_fields import trainer_value
+from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
 from open_r1.resuming import check_recipe_of, last_checkpoint
 from open_r1.rewards import reward_columns
 from open_r1.training.checkpoints import WholeCheckpoints, remove_unfinished, steps_of
@@ -43,6 +43,7 @@ from open_r1.training.metrics import MetricsWriter, Progress
 from open_r1.training.sharding import gathered_weights, shares_out_weights
 
 MODEL_DIRECTORY = "model"
+SECONDS_OF_SAMPLING = 30 * 24 * 3600  # processes that only sample wait for each other once, at the end
 # accelerate names the CPU of several processes `cpu:0`, transformers restores the optimizer to the device of that name,
 # and torch knows a CPU by `cpu` alone: without this a run of several CPU processes can never be taken up again.
 torch.serialization.register_package(
@@ -59,7 +60,8 @@ def begin(recipe: Recipe) -> PartialState:
     modeling.check_accelerators(recipe)
     set_seed(recipe.seed)
     # The first call decides backend and timeout; what TrainingArguments says of them later is not heard.
-    timeout = timedelta(seconds=trainer_value(recipe.step, recipe.trainer, "ddp_timeout"))
+    seconds = trainer_value(recipe.step, recipe.trainer, "ddp_timeout") if recipe.step in TRAINER_CONFIGS else None
+    timeout = timedelta(seconds=SECONDS_OF_SAMPLING if seconds is None else seconds)
     processes = PartialState(cpu=bool(recipe.trainer.get("use_cpu")), timeout=timeout)
     if processes.num_processes != recipe.hardware.num_processes:
         raise RecipeError(
@@ -96,7 +98,8 @@ def _checks(
     recipe: Recipe, dataset: Dataset, gold_column: str | None, run_dir: Path, section: str
 ) -> Iterator[GoldCheck | None]:
     if "solution" in dataset.column_names:
-        yield require_verified_golds(recipe, dataset["solution"], run_dir, section)
+        tasks = dataset["task"] if "task" in dataset.column_names else None
+        yield require_verified_golds(recipe, dataset["solution"], run_dir, section, tasks)
     if judges_programs(recipe):
         columns = {name: dataset[name] for name in reward_columns(recipe.rewards)}
         golds = dataset[gold_column] if gold_column else None

@@ -1,0 +1,1 @@
+"""Which rows and completions are worth training on."""

@@ -1,0 +1,197 @@
+"""The page of a long pipeline in a real browser: that it asks for nothing, and can be read on a phone."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_report import write_completions, write_metrics, write_record
+
+from open_r1.report import write_report
+
+PHONE, DESKTOP = (390, 844), (1200, 900)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_TIMEOUT_SECONDS = 120
+# stage -> step, and what feeds it: model of, or data of, an earlier stage
+LONG_PIPELINE = {
+    "cold_start_traces": ("generate", [], []),
+    "cold_start": ("sft", [], ["cold_start_traces"]),
+    "reasoning_rl": ("grpo", ["cold_start"], []),
+    "reasoning_rl_code": ("grpo", ["reasoning_rl"], []),
+    "rejection_sampling": ("generate", ["reasoning_rl_code"], []),
+    "general_traces": ("generate", [], []),
+    "second_sft": ("sft", [], ["rejection_sampling", "general_traces"]),
+    "final_rl": ("grpo", ["second_sft"], []),
+    "rejection_sampling_2": ("generate", ["final_rl"], []),
+    "second_sft_2": ("sft", [], ["rejection_sampling_2", "general_traces"]),
+    "final_rl_2": ("grpo", ["second_sft_2"], []),
+    "student_traces": ("generate", ["final_rl_2"], []),
+    "student_of_one_and_a_half_billion": ("sft", [], ["student_traces"]),
+    "student_small": ("sft", [], ["student_traces"]),
+    "evaluation": ("evaluate", ["cold_start", "reasoning_rl", "final_rl", "final_rl_2", "student_small"], []),
+    "later_rl": ("grpo", ["student_small"], []),
+}
+NOT_BEGUN = "later_rl"
+GATES = {
+    "reasoning_rl": [{"metric": "rewards/accuracy_reward/mean", "at_least": 0.5, "last_logs": 10}],
+    "rejection_sampling": [{"metric": "kept_share", "at_least": 0.8}],
+    "later_rl": [{"metric": "reward", "at_least": 0.5, "at_most": 2.0}],
+}
+COUNTS = {
+    "prompts": 2000,
+    "sampled": 8000,
+    "kept": 6000,
+    "dropped": {"accuracy below 1": 1500, "mixed_languages": 300, "near_duplicate": 200},
+    "tokens_per_second": 2345.6,
+    "counts": {"retries": 12},
+}
+LAYOUT_SCRIPT = """<script>
+window.addEventListener("load", () => {
+  const shown = [...document.querySelectorAll("svg.graph")].filter(svg => svg.getBoundingClientRect().width > 0);
+  const svg = shown[0];
+  const box = element => element.getBoundingClientRect();
+  const rects = [...svg.querySelectorAll("a.node rect, g.source rect")];
+  const crossing = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  const through = [];
+  for (const path of svg.querySelectorAll("path.edge"))
+    for (let at = 6; at < path.getTotalLength() - 3; at += 3) {
+      const point = path.getPointAtLength(at).matrixTransform(path.getScreenCTM());
+      for (const rect of rects) {
+        const r = box(rect);
+        if (point.x > r.left + 1 && point.x < r.right - 1 && point.y > r.top + 1 && point.y < r.bottom - 1)
+          through.push(path.querySelector("title").textContent);
+      }
+    }
+  const all = [...document.querySelectorAll("main p, main li, main td, main th, main pre, main dd, svg.graph text")];
+  const facts = {
+    graphs: shown.map(each => each.getAttribute("class")),
+    page_width: document.documentElement.scrollWidth,
+    window_width: document.documentElement.clientWidth,
+    graph_right: box(svg).right,
+    nodes: [...svg.querySelectorAll("a.node")].map(node => node.getAttribute("href")),
+    broken_links: [...svg.querySelectorAll("a.node")].filter(a => !document.querySelector(a.getAttribute("href"))).length,
+    sources: svg.querySelectorAll("g.source").length,
+    edges: [...svg.querySelectorAll("path.edge")].map(edge => edge.querySelector("title").textContent),
+    overlapping_boxes: rects.flatMap((a, i) => rects.slice(i + 1).filter(b => crossing(box(a), box(b)))).length,
+    edges_through_boxes: [...new Set(through)],
+    texts_outside_boxes: [...svg.querySelectorAll("a.node, g.source")].flatMap(node => {
+      const r = box(node.querySelector("rect"));
+      return [...node.querySelectorAll("text")].filter(text =>
+        box(text).left < r.left || box(text).right > r.right || box(text).top < r.top || box(text).bottom > r.bottom
+      ).map(text => text.textContent);
+    }),
+    smallest_font: Math.min(...all.filter(e => box(e).width > 0).map(e => {
+      const scale = e.ownerSVGElement ? e.getScreenCTM().a : 1;
+      return scale * parseFloat(getComputedStyle(e).fontSize);
+    })),
+    body_font: parseFloat(getComputedStyle(document.body).fontSize),
+    too_wide_outside_scrollers: [...document.querySelectorAll("main *")].filter(e =>
+      box(e).right > document.documentElement.clientWidth + 1 && !e.closest(".scroll") && box(e).width > 0
+    ).map(e => e.tagName + "." + e.className),
+  };
+  const out = document.createElement("pre");
+  out.id = "layout-facts";
+  out.textContent = JSON.stringify(facts);
+  parent.document.body.append(out);
+});
+</script>"""
+
+
+def browser() -> str:
+    """The headless browser's program; the test is skipped without one, or fails where one has to be."""
+    named = os.environ.get("CHROMIUM")
+    found = next((path for name in ([named] if named else BROWSERS) if (path := shutil.which(name))), None)
+    if found is None:
+        reason = f"no browser: none of {', '.join(BROWSERS)} on PATH, and CHROMIUM names none"
+        if os.environ.get("CI_NEEDS_CHROMIUM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def browse(page: Path, size: tuple[int, int], *flags: str) -> str:
+    """What the browser prints of a page in a window of this size, with a profile of its own."""
+    command = [
+        *(browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+        *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        f"--user-data-dir={page.parent / 'profile'}",
+        f"--window-size={size[0]},{size[1]}",
+        *flags,
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BROWSER_TIMEOUT_SECONDS, check=True)
+    return done.stdout
+
+
+def write_long_pipeline(root: Path) -> Path:
+    """A run with two rounds of a loop, data beside models, gates that are passed, missed and open, and a stage to come."""
+    run = root / "r1"
+    stages = [
+        {"name": name, "recipe": f"{name}.yaml", "set": {}, "gate": GATES.get(name, [])} for name in LONG_PIPELINE
+    ]
+    stages[-1]["set"] = {"model": {"name": "stage:student_small"}}
+    recipe = {"step": "pipeline", "description": "R1, all of it", "stages": stages}
+    command = ["/x/src/open_r1/launch.py", "pipeline", "recipes/r1/pipeline.yaml", "seed=1"]
+    write_record(run, "pipeline", status="running", recipe=recipe, command=command, seconds=90_000.0)
+    scored = LONG_PIPELINE["evaluation"][1]
+    for name, (step, models, data) in LONG_PIPELINE.items():
+        if name == NOT_BEGUN:
+            continue
+        parents = [{"name": each, "run": str(run / each), "weights_sha256": "a" * 64} for each in models]
+        parents += [{"name": each, "run": str(run / each), "data_sha256": "d" * 64} for each in data]
+        paths = [{"path": str(run / each / "kept")} for each in data]
+        made = {"step": step, "model": {"name": str(run / models[0] / "model") if models else "Qwen/Qwen2.5-7B"}}
+        made["data"] = [*paths, {"name": "open-r1/OpenR1-Math-220k"}] if step == "sft" else paths
+        if step == "grpo":
+            made["data"] = [{"name": "agentica-org/DeepScaleR-Preview-Dataset"}, {"procedural": {"family": "sums"}}]
+        if step == "evaluate":
+            made["evaluate"] = {"models": {each: str(run / each / "model") for each in models}}
+        write_record(run / name, step, recipe=made, parents=parents, seconds=9_000.0, cost_usd=41.5)
+        if step == "generate":
+            (run / name / "generate.json").write_text(json.dumps(COUNTS))
+        elif step != "evaluate":
+            write_metrics(run / name, step, num_steps=20)
+    entry = {"pass@1": 0.881, "pass@1_interval": [0.86, 0.9], "num_problems": 500, "samples": 4}
+    refused = {"pass@1": None, "refused": "62 % of the completions were cut off at 80 tokens"}
+    scores = {
+        label: {"parameters": 7_600_000_000, "benchmarks": {"math_500": entry, "aime24": refused}} for label in scored
+    }
+    (run / "evaluation" / "scores.json").write_text(json.dumps(scores))
+    long = "<think>" + "7+5=12\n" * 2000 + "</think>"
+    for label in scored:
+        answers = [("x" * 3000, 0.0), (long, 1.0)]
+        write_completions(run / "evaluation" / "completions" / f"{label}-math_500.parquet", answers)
+        write_completions(run / "evaluation" / "completions" / f"{label}-aime24.parquet", answers)
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    browser()
+    return write_report(write_long_pipeline(tmp_path_factory.mktemp("runs")))
+
+
+def framed(page: Path, width: int, height: int, script: str = "") -> Path:
+    """A page with the report in a frame of this size: a headless window is never narrower than 500 pixels."""
+    report = page.read_text(encoding="utf-8").replace("</body>", f"{script}</body>")
+    file = page.with_name(f"frame-{width}-{bool(script)}.html")
+    frame = f'<iframe width="{width}" height="{height}" style="border: 0" srcdoc="{html.escape(report)}"></iframe>'
+    file.write_text(f'<!doctype html><meta charset="utf-8"><body style="margin: 0">{frame}', encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module", params=[PHONE, DESKTOP], ids=["phone", "desktop"])
+def layout(request, page) -> dict:
+    """Facts of the layout, as a script inside a copy of the page found them."""
+    dom = browse(framed(page, *request.param, LAYOUT_SCRIPT), DESKTOP, "--dump-dom")
+    found = re.search(r'<pre id="layout-facts">(.*?)</pre>', dom, re.DOTALL)
+    return json.loads(html.unescape(found.group(1))) | {"asked_width": request.param[0]}
+
+
+def test_layout(layout):
+    layout.pop("edges"); layout.pop("nodes")
+    print(json.dumps(layout, indent=1))
