@@ -14,7 +14,7 @@ SIDE_BY_SIDE ?= -n auto --maxprocesses 4 --dist loadfile
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
 .PHONY: help install test slow slurm-test check check-data rehearse plan slurm pin new-recipe evidence pages why sft grpo \
-	distill evaluate r1 base report profile lint clean
+	generate distill evaluate r1 base report profile decontaminate push leaderboard lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -72,12 +72,13 @@ evidence: $(STAMP)  ## keep what a finished run gave beside its recipe: make evi
 pages: $(STAMP)  ## the tables in the recipes' READMEs, and recipes/README.md
 	@$(BIN)/python -m open_r1.contributing.pages $(ARGS)
 
-sft grpo distill evaluate: $(STAMP)
+sft grpo generate distill evaluate: $(STAMP)
 	$(call need_recipe,$@)
 	@$(BIN)/python -m open_r1.launch $@ $(RECIPE) $(ARGS)
 
 sft:  ## cold start: supervised fine-tuning of RECIPE
 grpo:  ## reinforcement learning with the rewards of RECIPE
+generate:  ## prompts of RECIPE answered, judged, and what is right and readable kept as a data set with pass rates
 distill:  ## a student learns from a teacher's verified traces, as RECIPE says
 evaluate:  ## LightEval on the benchmarks of RECIPE
 
@@ -90,6 +91,16 @@ base: $(STAMP)  ## train the two tiny base models anew and compare them with the
 	@$(BIN)/python -m open_r1.launch pretrain $(TINY)/base-student.yaml $(ARGS)
 	@$(BIN)/python scripts/ship_model.py --compare runs/$(notdir $(TINY))/base/latest $(TINY)/models/teacher
 	@$(BIN)/python scripts/ship_model.py --compare runs/$(notdir $(TINY))/base-student/latest $(TINY)/models/student
+
+decontaminate: $(STAMP)  ## RECIPE's data (or a file) against the benchmarks, by word n-grams; ARGS="--out FOLDER" keeps the clean rows
+	$(call need_recipe,$@)
+	@$(BIN)/python -m open_r1.curation.decontaminate $(RECIPE) $(ARGS)
+
+push: $(STAMP)  ## what a run sampled or scored, as a data set on the Hub: make push RUN=runs/… TO=user/name
+	@$(BIN)/python -m open_r1.publishing $(RUN) $(TO) $(ARGS)
+
+leaderboard: $(STAMP)  ## every model that was scored, from runs/ and the recipes' evidence
+	@$(BIN)/python -m open_r1.leaderboard $(ARGS)
 
 report: $(STAMP)  ## draw the report of a run directory anew: make report RUN=runs/…
 	@$(BIN)/python -m open_r1.report $(RUN)

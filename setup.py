@@ -32,6 +32,7 @@ EXTRAS = {
     "eval": ["lighteval==0.13.0", "xxhash<4"],  # lighteval 0.13 fails on xxhash 4 after all generation is done
     # FastAPI, uvicorn and httpx: the sandbox router and its clients. vLLM 0.31 wants FastAPI below 0.137.
     "code": ["e2b-code-interpreter>=2.11.5,<3", "fastapi>=0.136", "httpx>=0.28,<1", "python-dotenv", "uvicorn>=0.54"],
+    "endpoint": ["openai>=3.54,<4"],  # generate.endpoint, evaluate.endpoint; lighteval brings it as well
     "deepspeed": ["deepspeed>=0.19.8,<0.20"],  # hardware.accelerate: zero2, zero3
     # The newest that TRL 1.16 supports. Not under requirements.lock: it takes numpy 2.3 and FastAPI 0.136.
     "vllm": ["vllm==0.31.0"],

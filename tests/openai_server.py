@@ -115,18 +115,18 @@ class OpenAIServer:
                     connection.shutdown(socket.SHUT_RDWR)  # who hangs or waits for the next request is woken by it
         self._server.server_close()  # waits for the requests' threads
 
-    def wait_until_requested(self, number: int) -> None:
+    def wait_until_requested(self, number: int, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Returns when so many requests have come."""
-        self._wait(lambda: len(self.requests) >= number, f"{number} requests")
+        self._wait(lambda: len(self.requests) >= number, f"{number} requests", patience_seconds)
 
     def wait_until_abandoned(self, number: int) -> None:
         """Returns when so many clients have gone away from requests that hang or trickle."""
-        self._wait(lambda: self.num_abandoned >= number, f"{number} abandoned requests")
+        self._wait(lambda: self.num_abandoned >= number, f"{number} abandoned requests", PATIENCE_SECONDS)
 
-    def _wait(self, is_so: Callable[[], bool], what: str) -> None:
+    def _wait(self, is_so: Callable[[], bool], what: str, patience_seconds: float) -> None:
         with self.changed:
-            if not self.changed.wait_for(is_so, PATIENCE_SECONDS):
-                raise TimeoutError(f"no {what} within {PATIENCE_SECONDS:g} s")
+            if not self.changed.wait_for(is_so, patience_seconds):
+                raise TimeoutError(f"no {what} within {patience_seconds:g} s")
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -162,6 +162,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.endswith("/models"):
             self.send(Reply(content={"object": "list", "data": [{"id": self.openai.model, "object": "model"}]}))
+        elif self.path == "/health":  # vLLM's
+            self.send(Reply())
         else:
             self.send(_error(404, f"no {self.path} here"))
 

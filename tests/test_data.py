@@ -171,6 +171,24 @@ def test_a_column_that_the_first_file_of_a_folder_has_only_nulls_in_has_the_valu
     assert load("grpo", [{"path": str(tmp_path)}], ["solution"])["solution"][:] == [None, "2"]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_file_that_was_written_again_is_read_again(suffix, load, tmp_path):
+    for prompt in ("a", "b"):
+        rows = pd.DataFrame([{"prompt": prompt}])
+        rows.to_parquet(tmp_path / "rows.parquet")
+        rows.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+        assert questions(load("grpo", [{"path": f"rows{suffix}"}])) == [prompt]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_path_is_no_pattern(suffix, load, tmp_path):
+    folder = tmp_path / "runs [1] *"
+    folder.mkdir()
+    pd.DataFrame([{"prompt": "a"}]).to_parquet(folder / "rows.parquet")
+    (folder / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    assert questions(load("grpo", [{"path": f"{folder}/rows{suffix}"}])) == ["a"]
+
+
 def test_files_of_a_folder_that_do_not_fit_together_are_told(read, tmp_path):
     for name, prompt in (("part-0", "1+1=?"), ("part-1", 3)):
         pd.DataFrame([{"prompt": prompt}]).to_parquet(tmp_path / f"{name}.parquet")
@@ -198,7 +216,7 @@ def make_file_without_rows(path):
         (lambda path: None, "data.0.path: no such file or folder: "),
         (make_empty, "name the folder that holds them"),
         (make_run, "/rows has no .parquet files; is "),
-        (make_file_without_rows, "data.0.path: rows has no rows"),
+        (make_file_without_rows, "data.0.path: rows cannot be loaded (it has no rows)"),
     ],
 )
 def test_a_folder_that_gives_no_rows_is_told(make, told, read, tmp_path):
@@ -235,6 +253,13 @@ def test_columns_of_a_json_file_are_read_from_its_first_row(text, read, tmp_path
     assert columns_of(recipe, recipe.data[0]) == {"prompt", "level"}
 
 
+@pytest.mark.parametrize(("name", "text"), [("rows.jsonl", ""), ("rows.csv", "prompt,level\n"), ("rows.json", "[]")])
+def test_a_file_without_rows_is_told(name, text, read, tmp_path):
+    (tmp_path / name).write_text(text)
+    (line,) = refused(read("grpo", [{"path": name}]))
+    assert line == f"data.0.path: {name} cannot be loaded (it has no rows)"
+
+
 @pytest.mark.parametrize(("name", "text"), [("a.json", "[]"), ("a.json", ""), ("a.jsonl", ""), ("a.csv", "")])
 def test_columns_of_a_file_without_rows_are_told_to_be_unreadable(name, text, read, tmp_path):
     (tmp_path / name).write_text(text)
@@ -265,6 +290,12 @@ def test_where_takes_the_rows_within_its_bounds(levels, bounds, within, load, nu
 def test_every_column_of_where_counts_under_the_name_that_it_is_mapped_to(load, numbered):
     source = numbered("a", [1, 2, 3, 4], columns={"pass_rate": "level"})
     assert numbers(load("grpo", [{**source, "where": {"pass_rate": [2, 3]}}])) == [1, 2]
+
+
+def test_a_row_has_to_be_within_the_bounds_of_each_column(load, numbered, tmp_path):
+    source = numbered("a", [1, 2, 3, 4])
+    pd.read_parquet(tmp_path / "a.parquet").assign(length=[9, 9, 7, 7]).to_parquet(tmp_path / "a.parquet")
+    assert numbers(load("grpo", [{**source, "where": {"level": [2, 4], "length": [9, 9]}}])) == [1]
 
 
 def test_where_that_leaves_nothing_tells_the_bounds_and_how_many_rows_there_were(read, numbered):
@@ -304,7 +335,7 @@ def test_sort_by_keeps_equals_as_they_stood_and_puts_those_without_a_value_last(
 
 def test_sort_by_lists_is_told(read, numbered):
     (line,) = refused(read("grpo", [numbered("a", [[1], [2]], sort_by="level")]))
-    assert line == "data.0.sort_by: list<element: int64> has no order; name a column of numbers or of text"
+    assert line == "data.0.sort_by: list<item: int64> has no order; name a column of numbers or of text"
 
 
 def test_rows_are_chosen_then_thinned_then_sorted(load, numbered):
@@ -320,7 +351,7 @@ def test_rows_are_chosen_then_thinned_then_sorted(load, numbered):
     [
         ([3, 1], 100, [75, 25]),
         ([1, 1, 1], 100, [34, 33, 33]),
-        ([0.15, 0.35, 0.5], 10, [2, 3, 5]),  # 1.5 and 3.5: the first is rounded up, though 0.15 is less than that
+        ([0.35, 0.15, 0.5], 10, [4, 1, 5]),  # 3.5 and 1.5: the first, though 0.35 is a little less in binary
         ([0.7, 0.2, 0.1], 1000, [700, 200, 100]),
         ([1, 1000], 10, [0, 10]),
         ([1e-05, 3e-05], 8, [2, 6]),
@@ -627,7 +658,7 @@ def test_memory_does_not_grow_with_the_data(read, tmp_path, monkeypatch):
     def peak_megabytes(num_rows):
         row = {"prompt": "1+1=? " * 500, "solution": "2"}  # 3 kB
         rows = pyarrow.table({key: [value] * num_rows for key, value in row.items()} | {"level": range(num_rows)})
-        pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet", row_group_size=1000)
+        pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet", row_group_size=num_rows)
         source = {"path": "rows.parquet", "where": {"level": [0, 0.9 * num_rows]}, "sort_by": "-level", "weight": 1.0}
         recipe = read("grpo", [source], mixture={"num_rows": num_rows // 2})
         command = [sys.executable, "-c", PEAK, str(recipe.source)]

@@ -14,6 +14,7 @@ from openai_server import OpenAIServer, Reply, completion
 from open_r1 import signals
 from open_r1.generation import Completion, Sampling
 from open_r1.generation.endpoint import (
+    MAX_REASON_CHARACTERS,
     MAX_RETRY_AFTER_SECONDS,
     MIN_REFUSED,
     EndpointBackend,
@@ -166,6 +167,8 @@ def test_a_caller_that_is_slow_has_no_more_than_twice_the_concurrent_requests_ah
         with contextlib.closing(rows):
             next(rows)
             server.wait_until_requested(5)
+            with pytest.raises(TimeoutError):
+                server.wait_until_requested(6, patience_seconds=0.3)
     assert len(server.requests) == 5
 
 
@@ -371,6 +374,14 @@ def test_a_wrong_key_is_in_no_error_either(monkeypatch):
     with OpenAIServer(key="another") as server, pytest.raises(RecipeError, match=f"a key .* {VARIABLE}") as mistake:
         list(backend(server, api_key_variable=VARIABLE).sample(conversations(1), sampling()))
     assert KEY not in str(mistake.value)
+
+
+@pytest.mark.parametrize("length", range(MAX_REASON_CHARACTERS - 30, MAX_REASON_CHARACTERS, 5))
+def test_no_half_of_a_key_is_left_where_a_long_reason_is_cut(monkeypatch, length):
+    monkeypatch.setenv(VARIABLE, KEY)
+    with OpenAIServer(key=KEY, faults=[Reply(400, b"x" * length + KEY.encode())]) as server:
+        (_, done), *_ = backend(server, api_key_variable=VARIABLE).sample(conversations(1), sampling())
+    assert len(done.refused) <= MAX_REASON_CHARACTERS and KEY[:3] not in done.refused
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])

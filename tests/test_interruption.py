@@ -72,7 +72,8 @@ def recipe_with(write_recipe, smallest_model):
             "distill": {
                 "trainer": TRAINER,
                 "rewards": ["rewards_of_tests:number_of_characters"],
-                "distill": {"teacher": str(smallest_model), "max_completion_length": 100, "min_reward": 0.0},
+                "distill": {"teacher": str(smallest_model), "max_completion_length": 100},
+                "keep": {"min_reward": 0.0},
             },
         }[step]
         values = {

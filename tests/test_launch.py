@@ -456,7 +456,8 @@ def test_pipeline_skips_what_is_done_and_takes_up_what_failed(sft_recipe, write_
         model={"name": str(smallest_model)},
         data=[sums(16)],
         rewards=["format"],
-        distill={"teacher": str(smallest_model), "max_completion_length": 64, "batch_size": 16, "min_reward": 0.0},
+        distill={"teacher": str(smallest_model), "max_completion_length": 64, "batch_size": 16},
+        keep={"min_reward": 0.0},
         trainer=SHORT,
     )
     evaluation = {"benchmarks": ["tiny_sums"], "num_problems": 8, "batch_size": 8, "max_new_tokens": 16}

@@ -3,25 +3,18 @@
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as parquet
 import pytest
 from conftest import CPU_TRAINER, sums
 
-from open_r1 import distill, evaluate, launch, running, shares, signals, training
+from open_r1 import distill, evaluate, launch, running, shares, training
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.run_record import read_record, start_record, update_record
 from open_r1.shares import Share, all_shares
-from open_r1.step_process import RunStopped
 
 TRAINER = {**CPU_TRAINER, "max_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 4}
 NUM_PROMPTS = 7
-
-
-def no_verdict(completions, **columns):
-    """A judge that breaks on everything."""
-    return [None] * len(completions)
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def evaluate_recipe(write_recipe, smallest_model):
 def write_distill_recipe(write_recipe, smallest_model):
     """Writes a distill recipe with keys of its `distill` section, and other sections, over those of a short run."""
 
-    def write(rewards=("rewards_of_tests:number_of_characters",), **keys):
+    def write(rewards=("rewards_of_tests:number_of_characters",), keep=None, **keys):
         return write_recipe(
             "distill.yaml",
             step="distill",
@@ -44,9 +37,10 @@ def write_distill_recipe(write_recipe, smallest_model):
             data=[sums(NUM_PROMPTS)],
             rewards=list(rewards),
             distill={
-                **{"teacher": str(smallest_model), "samples": 2, "batch_size": 4},
-                **{"max_completion_length": 64, "min_reward": 0.0, **keys},
+                **{"teacher": str(smallest_model), "samples": 2, "batch_size": 4, "prompts_per_shard": 2},
+                **{"max_completion_length": 64, **keys},
             },
+            keep=keep or {"min_reward": 0.0},
             trainer=TRAINER,
             hardware={"usd_per_hour": 3600.0},
         )
@@ -66,7 +60,7 @@ def write_distill_recipe(write_recipe, smallest_model):
         ("distill", "1/2/3", "--share 1/2/3: it is no share"),
         ("distill", "1.0/2", "--share 1.0/2: it is no share"),
         ("distill", "", "--share : it is no share"),
-        ("sft", "0/2", r"sft.yaml: step: sft has no shares \(evaluate and distill have\); leave --share out"),
+        ("sft", "0/2", r"sft.yaml: step: sft has no shares \(evaluate, generate, distill have\); leave --share out"),
     ],
 )
 def test_what_is_no_share_is_one_line_and_exit_code_2(
@@ -292,75 +286,32 @@ def distill_in(tmp_path, monkeypatch):
 
 
 def traces_of(run_dir) -> list[dict]:
-    return parquet.read_table(run_dir / distill.TRACES_FILE).to_pylist()
-
-
-def test_traces_of_shares_are_those_of_a_run_of_as_many_processes(write_distill_recipe, distill_in, tmp_path):
-    file = write_distill_recipe()
-    recipe = load_recipe(file)
-    expected = []
-    for index in range(2):
-        process = SimpleNamespace(process_index=index, num_processes=2, is_main_process=True, device="cpu")
-        ((_, traces),) = distill.sample_traces(recipe, tmp_path, process, [Share(1, 0)])
-        expected += [vars(trace) for trace in traces]
-    distill_in(file, "run/shares/1-of-2")
-    joined = distill_in(file, "run", taken=[Share(2, 1)])  # which samples the other share itself
-    assert traces_of(joined) == expected
-    assert traces_of(Share(2, 1).directory(joined)) == expected[2 * 4 :]
-    assert [path.name for path in (joined / "completions").iterdir()] == ["traces.parquet"]
+    files = sorted((run_dir / "completions").glob("*.parquet"))
+    return [row for file in files for row in parquet.read_table(file).to_pylist()]
 
 
 @pytest.mark.parametrize("count", [3, NUM_PROMPTS + 1])
-def test_every_prompt_is_sampled_once_whatever_the_number_of_shares(count, write_distill_recipe, distill_in):
+def test_traces_of_shares_are_those_of_one_run(count, write_distill_recipe, distill_in):
     file = write_distill_recipe()
     for share in all_shares(count):
         distill_in(file, f"run/shares/{share.name}")
     joined = distill_in(file, "run", taken=all_shares(count))
-    whole = distill_in(file, "whole")
-    prompts = [sorted(str(trace["prompt"]) for trace in traces_of(run_dir)) for run_dir in (joined, whole)]
-    assert prompts[0] == prompts[1]
-    assert len(prompts[0]) == 2 * NUM_PROMPTS
+    assert traces_of(joined) == traces_of(distill_in(file, "whole"))
     assert json.loads((joined / "distill.json").read_text())["prompts"] == NUM_PROMPTS
 
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
-    [({"max_kept_per_prompt": 1}, "beyond max_kept_per_prompt"), ({"max_traces": 3}, "beyond max_traces")],
+    [({"max_per_prompt": 1}, "beyond max_per_prompt"), ({"max_traces": 3}, "beyond max_traces")],
 )
 def test_limits_are_those_of_the_joined_run(limits, reason, write_distill_recipe, distill_in):
-    file = write_distill_recipe(**limits)
+    file = write_distill_recipe(keep={"min_reward": 0.0, **limits})
     for share in all_shares(2):
-        assert reason not in {trace["dropped_for"] for trace in traces_of(distill_in(file, f"run/shares/{share.name}"))}
-    traces = traces_of(distill_in(file, "run", taken=all_shares(2)))
-    assert reason in {trace["dropped_for"] for trace in traces}
-    kept = [str(trace["prompt"]) for trace in traces if trace["dropped_for"] is None]
-    assert len(kept) == (len(set(kept)) if "max_kept_per_prompt" in limits else 3)
-
-
-def test_a_joining_run_that_dies_keeps_what_it_has_sampled(write_distill_recipe, distill_in, monkeypatch):
-    file = write_distill_recipe()
-    distill_in(file, "run/shares/0-of-3")
-    sampled = []
-
-    def generate(*arguments, description, **keywords):
-        sampled.append(description)
-        if len(sampled) == 2:
-            raise signals.Interrupted(15)
-        return original(*arguments, description=description, **keywords)
-
-    original = distill.generate
-    monkeypatch.setattr(distill, "generate", generate)
-    with pytest.raises(signals.Interrupted):
-        distill_in(file, "run", taken=[Share(3, 0)])
-    distill_in(file, "run", taken=[Share(3, 0)])
-    assert sampled == [f"teacher, share {index}/3" for index in (1, 2, 2)]
-
-
-def test_a_judge_that_breaks_stops_a_share_and_leaves_no_traces(write_distill_recipe, distill_in, tmp_path):
-    file = write_distill_recipe(rewards=["test_shares:no_verdict"], max_completion_length=100)
-    with pytest.raises(RunStopped, match=r"\d of 8 traces got no verdict \(guards.max_judge_failed_share: 0.1\)"):
-        distill_in(file, "run/shares/0-of-2")
-    assert not (tmp_path / "run/shares/0-of-2" / distill.TRACES_FILE).exists()
+        distill_in(file, f"run/shares/{share.name}")
+    run_dir = distill_in(file, "run", taken=all_shares(2))
+    kept = [str(row["prompt"]) for row in parquet.read_table(run_dir / "kept").to_pylist()]
+    assert len(kept) == (len(set(kept)) if "max_per_prompt" in limits else 3)
+    assert json.loads((run_dir / "distill.json").read_text())["dropped"][reason] > 0
 
 
 def test_distillation_from_shares_through_the_launcher(write_distill_recipe, tmp_path, capfd):
@@ -372,22 +323,7 @@ def test_distillation_from_shares_through_the_launcher(write_distill_recipe, tmp
     assert not (share / "model").exists()
     capfd.readouterr()
     assert launch.main(command) == 0
-    assert "teacher, share 0/2" in capfd.readouterr().err
+    assert "sampling: 100%" in capfd.readouterr().err  # the other share
     assert traces_of(run_dir)[2 * 4 :] == traces_of(share)
     assert (run_dir / "model" / "model.safetensors").exists()
     assert read_record(run_dir)["shares"][0]["run"] == str(share)
-
-
-@pytest.mark.slow
-def test_two_shares_are_the_traces_of_two_processes(write_distill_recipe, tmp_path):
-    file, runs = write_distill_recipe(rewards=["format"]), str(tmp_path / "runs")
-    hardware = ["hardware.processes_per_node=2", "hardware.threads_per_process=1"]
-    assert launch.main(["distill", str(file), *hardware, "--runs", runs]) == 0
-    two_processes = running.run_directory(load_recipe(file, hardware), tmp_path / "runs")
-    one_process = ["hardware.threads_per_process=1"]
-    for share in ("0/2", "1/2"):
-        assert launch.main(["distill", str(file), *one_process, "--runs", runs, "--share", share]) == 0
-    assert launch.main(["distill", str(file), *one_process, "--runs", runs]) == 0
-    assert traces_of(running.run_directory(load_recipe(file, one_process), tmp_path / "runs")) == traces_of(
-        two_processes
-    )

@@ -8,10 +8,10 @@ from conftest import CPU_TRAINER, sums
 from transformers import TrainerState
 
 from open_r1 import modeling, training
-from open_r1.distill import Trace, distill, judge, keep_within_limits
+from open_r1.distill import distill
 from open_r1.generation import Completion
 from open_r1.grpo import grpo
-from open_r1.recipe import Distill, RecipeError, load_recipe
+from open_r1.recipe import RecipeError, load_recipe
 from open_r1.rewards import REWARDS, BoundReward
 from open_r1.run_record import weights_sha256
 from open_r1.sft import sft
@@ -262,36 +262,9 @@ def test_metrics_of_a_resumed_run_have_each_step_once(tmp_path):
     ]
 
 
-def test_every_trace_is_kept_or_dropped_for_a_reason():
-    completions = [
-        Completion("right", 3, truncated=False),
-        Completion("right", 3, truncated=True),
-        Completion("wrong", 3, truncated=False),
-        Completion("unjudged", 3, truncated=False),
-    ]
-
-    def verdict(completions, solution, **columns):
-        return [{"right": 1.0, "wrong": 0.0}.get(c[-1]["content"]) for c in completions]
-
-    rows = [{"prompt": [{"role": "user", "content": "?"}], "solution": "s"}]
-    section = Distill(teacher="t", max_completion_length=8)
-    traces = judge(rows, [completions], [verdict], section)
-    assert [trace.dropped_for for trace in traces] == [None, "truncated", "verdict below 1", "verdict: no verdict"]
-
-
-@pytest.mark.parametrize(
-    ("limits", "kept"),
-    [({}, 4), ({"max_kept_per_prompt": 1}, 2), ({"max_traces": 3}, 3), ({"max_traces": 9}, 4)],
-)
-def test_limits_on_kept_traces(limits, kept):
-    traces = [Trace([{"role": "user", "content": prompt}], "c", 1, None) for prompt in "aabb"]
-    limited = keep_within_limits(traces, Distill(teacher="t", max_completion_length=8, **limits))
-    assert sum(trace.dropped_for is None for trace in limited) == kept
-
-
 def test_distill_writes_its_traces_and_trains_on_the_kept_ones(run, smallest_model):
-    section = {"teacher": str(smallest_model), "max_completion_length": 64, "batch_size": 16, "min_reward": 0.0}
-    run_dir = run(distill, rewards=["format"], distill=section, trainer=SHORT)
+    section = {"teacher": str(smallest_model), "max_completion_length": 64, "batch_size": 16}
+    run_dir = run(distill, rewards=["format"], distill=section, keep={"min_reward": 0.0}, trainer=SHORT)
     counts = json.loads((run_dir / "distill.json").read_text())
     assert counts["sampled"] == counts["kept"] + sum(counts["dropped"].values()) == 16
     assert 0 < counts["dropped"]["truncated"] < 16

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
@@ -32,6 +33,13 @@ SERVES = """
     import os
     port = int(sys.argv[sys.argv.index("--port") + 1])
     http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+ANSWERS = f"""
+    import sys, threading
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from openai_server import OpenAIServer
+    with OpenAIServer(model=sys.argv[1], port=int(sys.argv[sys.argv.index("--port") + 1])):
+        threading.Event().wait()
 """
 DIES = "import sys; print('no such model'); sys.exit(1)"
 SILENT = "import threading; print('loading', flush=True); threading.Event().wait()"
@@ -248,3 +256,61 @@ def test_server_dies_with_a_launcher_that_is_killed(served_recipe, site, tmp_pat
         launcher.kill()
         launcher.wait()
         assert alive.read() == ""  # returns when that is closed
+
+
+# --- a server that only answers
+
+
+def test_server_of_a_step_that_only_asks_is_told_the_template_and_nothing_of_weights(served_recipe, site, tmp_path):
+    site(command=("vllm", "serve"))
+    (tmp_path / "chat.jinja").write_text("{{ messages[0]['content'] }}")
+    argv = vllm_server.server_command(served_recipe(**asking(tmp_path)), Nodes(first_port=12_340))
+    assert words_after(argv, "--chat-template") == [str(tmp_path / "chat.jinja")]
+    assert not {"--weight-transfer-config", "--logprobs-mode"} & set(argv)
+
+
+def asking(tmp_path, **generate) -> dict:
+    """Sections of a recipe whose prompts a server answers."""
+    return {
+        "step": "generate",
+        "model": {"name": "./model", "chat_template": "chat.jinja"},
+        "rewards": [],
+        "trainer": {},
+        "generate": {"max_completion_length": 16, "samples": 2, "prompts_per_shard": 3, **generate},
+        "hardware": {"vllm": {"start_timeout_seconds": 60.0}},
+    }
+
+
+def test_prompts_are_answered_by_the_server_that_the_launcher_starts(served_recipe, site, smallest_model, tmp_path):
+    site(ANSWERS)
+    sections = asking(tmp_path) | {"model": {"name": str(smallest_model)}}
+    assert running.launch(served_recipe(**sections), tmp_path / "run") == 0
+    counts = json.loads((tmp_path / "run" / "generate.json").read_text())
+    assert counts["kept"] == counts["sampled"] == 16
+    assert counts["counts"] == {"requests": 16}
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        (
+            {"generate": {"max_completion_length": 8, "endpoint": {"base_url": "http://x/v1", "model": "m"}}},
+            "remove one",
+        ),
+        (
+            {
+                "step": "evaluate",
+                "model": {},
+                "data": [],
+                "generate": None,
+                "evaluate": {"benchmarks": ["tiny_sums"], "models": {"a": "./model"}},
+            },
+            "name it as model.name",
+        ),
+        ({"step": "sft", "rewards": [], "generate": None, "trainer": {"max_steps": 1}}, "step sft has no server"),
+    ],
+)
+def test_servers_that_nobody_asks(sections, line, served_recipe, tmp_path):
+    (tmp_path / "chat.jinja").write_text("{{ messages[0]['content'] }}")
+    given = {key: value for key, value in (asking(tmp_path) | sections).items() if value is not None}
+    assert [line in problem for problem in incompatible_settings(served_recipe(**given), {})][0]

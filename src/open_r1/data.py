@@ -7,11 +7,12 @@ distill    as grpo
 generate   as grpo, and whatever else the data has
 
 Of each source the rows within `where` are taken, of these the `fraction`, in the order of `sort_by`; then a `mixture`
-draws its share. All of it is done on row numbers, over files that are mapped and not read: memory holds eight bytes a
+draws its share. All of it is done on row numbers, over files that are mapped and not read: memory holds some numbers a
 row, and no texts but those that the computer makes.
 """
 
 import csv
+import glob
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ STEP_COLUMNS = {
 }
 TEXTS_OF_TRAINING = ("text", "messages", "completion")  # not kept beside a completion that is sampled anew
 ROLES = {"prompt": "user", "completion": "assistant"}
+NO_ROWS = "corresponds to no data"  # how datasets says so
 ROWS_AT_A_TIME = 1000  # of a parquet file; a row can be a trace of 100 kB
 BYTES_AT_A_TIME = 1 << 20  # of each of its columns
 FIRST_CHARACTERS = 65_536  # of a .json file, in which its first row is looked for
@@ -226,9 +228,7 @@ def load_data(recipe: Recipe, reward_columns: Iterable[str] = (), section: str =
     if mixed:
         parts = _shares(recipe, parts)
     parts = [
-        _with_columns_of_step(
-            recipe, key, source, _with_task(source, part, wanted), _columns_for(recipe, source, wanted)
-        )
+        _with_columns_of_step(recipe, key, source, part, _columns_for(recipe, source, wanted))
         for (key, source), part in zip(sources.items(), parts, strict=True)
     ]
     together = _joined(recipe, section, parts)
@@ -242,9 +242,9 @@ def _columns_for(recipe: Recipe, source: DataSource, wanted: Sequence[str]) -> l
     return [column for column in wanted if column not in others.difference(reward_columns(judging), ["task"])]
 
 
-def _with_task(source: DataSource, dataset, wanted: Sequence[str]):
-    """The rows with the source's task as a column, if some reward asks for it or the source has one."""
-    if "task" not in wanted and source.task is None:
+def _with_task(recipe: Recipe, source: DataSource, dataset):
+    """The rows with the source's task as a column, if it has one or some reward asks for it."""
+    if source.task is None and not any(reward.task for reward in recipe.rewards):
         return dataset
     import pyarrow
 
@@ -254,7 +254,7 @@ def _with_task(source: DataSource, dataset, wanted: Sequence[str]):
 
 def _chosen_rows(recipe: Recipe, source_key: str, source: DataSource):
     """A source's rows within `where`, the `fraction` of them, in order, under our names of the columns."""
-    dataset = _opened(recipe, source_key, source)
+    dataset = _with_task(recipe, source, _opened(recipe, source_key, source))
     meant = {theirs: ours for ours, theirs in source.columns.items() if ours != theirs}
     hidden = [ours for ours in meant.values() if ours in dataset.column_names and ours not in meant]
     absent = [theirs for theirs in meant if theirs not in dataset.column_names]
@@ -298,43 +298,58 @@ def _opened(recipe: Recipe, source_key: str, source: DataSource):
     try:
         if source.path:
             files = _files_of(recipe.path(source.path))
-            dataset = load_dataset(
-                FILE_FORMATS[files[0].suffix],
-                data_files=[str(file) for file in files],
-                split="train",
-                **_parquet_options(files),
-            )
-        else:
-            dataset = load_dataset(source.name, source.config, split=source.split, revision=source.revision)
+            if files[0].suffix == ".parquet":
+                return _parquet(files)
+            return load_dataset(FILE_FORMATS[files[0].suffix], data_files=_as_patterns(files), split="train")
+        return load_dataset(source.name, source.config, split=source.split, revision=source.revision)
     except RecipeError as error:
         raise RecipeError(f"{recipe.source}: {source_key}.{error}") from None
     except Exception as error:  # the library raises whatever its readers and the Hub's client do
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if NO_ROWS in reason or isinstance(error, StopIteration):
+            reason = "it has no rows"
         raise RecipeError(f"{recipe.source}: {source_key}.{key}: {value} cannot be loaded ({reason})") from error
-    if not len(dataset):
-        raise RecipeError(f"{recipe.source}: {source_key}.{key}: {value} has no rows; remove it, or fill it")
-    return dataset
 
 
-def _parquet_options(files: Sequence[Path]) -> dict:
-    """How parquet files are read: some rows at a time, and several files under the types that fit all of them.
+def _parquet(files: Sequence[Path]):
+    """The rows of the files, one after the other, in datasets' cache.
 
-    Without the former a row group is read at once, which may be the whole file; without the latter the first file
-    decides, and a column in which it has nothing but nulls could hold nothing else in any.
+    datasets' own reader decodes row groups ahead, each as a whole, and one may be the whole file: here the rows are
+    read some at a time.
     """
-    if files[0].suffix != ".parquet":
-        return {}
     import pyarrow
-    import pyarrow.dataset
+    import pyarrow.parquet
+    from datasets.builder import Key
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    class ParquetInPieces(Parquet):
+        def _generate_tables(self, files, row_groups_list):
+            for number, file in enumerate(files):
+                with pyarrow.parquet.ParquetFile(file, buffer_size=BYTES_AT_A_TIME, pre_buffer=False) as rows:
+                    for index, batch in enumerate(rows.iter_batches(ROWS_AT_A_TIME)):
+                        yield Key(number, index), self._cast_table(pyarrow.Table.from_batches([batch]))
+
+    builder = ParquetInPieces(
+        dataset_name="parquet", hash="pieces", data_files=_as_patterns(files), features=_features_of(files)
+    )
+    builder.download_and_prepare()
+    return builder.as_dataset(split="train")
+
+
+def _as_patterns(files: Iterable[Path]) -> list[str]:
+    """The names as datasets wants them: a folder may be called `runs[1]`, and that is no pattern."""
+    return [glob.escape(str(file)) for file in files]
+
+
+def _features_of(files: Sequence[Path]):
+    """The types that fit all of the files; None if those of the first do. Raises RecipeError if there are none.
+
+    A column in which the first file has nothing but nulls is of no type there, and of another one in the next.
+    """
+    import pyarrow
     import pyarrow.parquet
     from datasets import Features
 
-    in_pieces = pyarrow.dataset.ParquetFragmentScanOptions(
-        use_buffered_stream=True, buffer_size=BYTES_AT_A_TIME, pre_buffer=False
-    )
-    options = {"batch_size": ROWS_AT_A_TIME, "fragment_scan_options": in_pieces}
-    if len(files) == 1:
-        return options
     schema = first = pyarrow.parquet.read_schema(files[0])
     for file in files[1:]:
         other = pyarrow.parquet.read_schema(file)
@@ -346,7 +361,7 @@ def _parquet_options(files: Sequence[Path]) -> dict:
             raise RecipeError(
                 f"path: {file.name} does not fit the files before it ({error}); write all with one schema"
             ) from None
-    return options if schema is first else {**options, "features": Features.from_arrow_schema(schema)}
+    return None if schema is first else Features.from_arrow_schema(schema)
 
 
 def _rows_within(dataset, where: dict[str, list[float]]):
@@ -380,8 +395,8 @@ def _is_within(values, lowest: float, highest: float):
     if not pyarrow.types.is_floating(values.type):
         values = values.cast(pyarrow.float64(), safe=False)
     numbers = values.to_numpy()  # null becomes nan, which is within nothing
-    kind = numbers.dtype.type  # a bound of 0.7 includes what was stored as 0.7 in 32 bits, and is a little less
-    return (numbers >= kind(lowest)) & (numbers <= kind(highest))
+    # numpy compares in the column's own precision: 0.7 includes what was stored as 0.7 in 32 bits, and is a little less
+    return (numbers >= lowest) & (numbers <= highest)
 
 
 def _in_order(dataset, rows, sort_by: str):

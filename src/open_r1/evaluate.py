@@ -108,7 +108,7 @@ def evaluate_model(
         seconds = time.monotonic() - started
         write_completions(result, completions_file(run_dir, label, benchmark_name))
         check_judged(result, completions_file(run_dir, label, benchmark_name))
-        entry = summarize(result, benchmark, seconds, section.max_truncated_share)
+        entry = summarize(result, benchmark, seconds, model.max_positions, section.max_truncated_share)
         if benchmark_name in copies:
             entry["copy"] = {"path": str(copies[benchmark_name]), "sha256": sha256_of(copies[benchmark_name])}
         if section.endpoint:
@@ -239,7 +239,11 @@ def resolve_benchmarks(recipe: Recipe) -> dict[str, Benchmark]:
 
 
 def summarize(
-    result: "BenchmarkResult", benchmark: Benchmark, seconds: float, max_truncated_share: float | None = None
+    result: "BenchmarkResult",
+    benchmark: Benchmark,
+    seconds: float,
+    max_positions: int | None = None,
+    max_truncated_share: float | None = None,
 ) -> dict:
     """One benchmark's entry in scores.json. pass@1 is LightEval's, and must be the one that we count ourselves.
 
@@ -253,7 +257,7 @@ def summarize(
     lighteval_pass_at_1 = result.metrics["pass@1"]
     assert abs(lighteval_pass_at_1 - pass_at_1(verdicts_PN)) < 1e-9, (lighteval_pass_at_1, pass_at_1(verdicts_PN))
     truncated_share = float(np.mean([completion.truncated for completion in completions]))
-    refused = truncation_problem(truncated_share, result.max_new_tokens, max_truncated_share)
+    refused = truncation_problem(truncated_share, result.max_new_tokens, max_positions, max_truncated_share)
     counts = {
         "num_problems": len(problems),
         "samples": benchmark.samples,

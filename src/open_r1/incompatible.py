@@ -30,7 +30,7 @@ KEYS_OF_MODE = {  # what the other mode never reads
     ),
 }
 STEPS_WITH_SERVER = ("grpo", "generate", "evaluate")
-EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed", "openai": "eval"}
+EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed", "openai": "endpoint"}
 
 
 def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:

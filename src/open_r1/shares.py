@@ -61,7 +61,7 @@ def parse_share(text: str, recipe: Recipe) -> Share:
     """The share that `--share` names. Raises RecipeError if there is none of that name, or none of such a step."""
     if recipe.step not in RESULTS:
         raise RecipeError(
-            f"{recipe.source}: step: {recipe.step} has no shares ({' and '.join(RESULTS)} have); leave --share out"
+            f"{recipe.source}: step: {recipe.step} has no shares ({', '.join(RESULTS)} have); leave --share out"
         )
     match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
     if match is None:

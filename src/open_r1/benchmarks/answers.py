@@ -2,7 +2,7 @@
 
 from open_r1.judging.mathematics.literals import number
 from open_r1.judging.mathematics.notation import spelled_plainly
-from open_r1.judging.mathematics.shortcut import MAX_CHARACTERS
+from open_r1.judging.mathematics.shortcut import problem_of
 from open_r1.recipe import Thinking
 from open_r1.rewards.completion import answer_of
 
@@ -13,12 +13,12 @@ def normal_form(answer: str) -> str | None:
     `\frac12`, `\dfrac{1}{2}` and `0.5` are all 1/2, and `025` is 25. Formulas that are equal by algebra alone stay two:
     votes for `x+1` and for `1+x` are not counted together.
     """
-    if len(answer) > MAX_CHARACTERS:
+    if problem_of(answer):
         return None
     plain = spelled_plainly(answer)
     value = number(plain)
     if value is not None:
-        return f"{value.value}{'%' if value.percent else ''}"
+        return str(value.value)
     return plain.replace(" ", "") or None
 
 

@@ -24,7 +24,7 @@ from open_r1.benchmarks import livecodebench
 from open_r1.benchmarks.answers import boxed_answer, normal_form
 from open_r1.benchmarks.copies import write_copy
 from open_r1.benchmarks.table import Benchmark
-from open_r1.generation import Backend, Completion, Sampling
+from open_r1.generation import Backend, Completion, Conversation, Sampling
 from open_r1.generation.progress import collect
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards import accuracy_reward, binary_code_reward
@@ -110,10 +110,10 @@ def run_benchmark(
     """What the backend answers to a benchmark, with verdicts, and LightEval's metrics.
 
     `tokenizer` is the model's where there is one: its template says whether the prompt opens the thinking, and with
-    `max_positions`, tokens of prompt and completion together, no completion goes on past the last of them. `rows` are
-    asked in place of the task's data set. `num_problems` takes the first so many in LightEval's order, which is a
-    shuffle with a seed of its own. Problems that do not come from the Hub are written under `problems_dir`. Raises
-    RecipeError if the data cannot be had, or if a prompt leaves no room for an answer.
+    `max_positions`, tokens of prompt and completion together, which completions went past the last of them: these are
+    truncated. `rows` are asked in place of the task's data set. `num_problems` takes the first so many in LightEval's
+    order, which is a shuffle with a seed of its own. Problems that do not come from the Hub are written under
+    `problems_dir`. Raises RecipeError if the data cannot be had.
     """
     sampling = Sampling(
         temperature=benchmark.temperature,
@@ -128,7 +128,7 @@ def run_benchmark(
         rendered_prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
         thinking = resolved_thinking(rendered_prompt, thinking)
     config = task_config(name, benchmark, problems_dir, thinking, rows)
-    answering = OpenR1LightevalModel(backend, tokenizer, sampling, name, max_positions, description)
+    answering = OpenR1LightevalModel(backend, tokenizer, sampling, max_positions, description)
     table = types.ModuleType("open_r1_tasks")  # what LightEval calls a custom task file
     table.TASKS_TABLE = [config]
     tracker = EvaluationTracker(output_dir=str(problems_dir), save_details=False)  # writes only when told to
@@ -227,13 +227,11 @@ class OpenR1LightevalModel(LightevalModel):
         backend: Backend,
         tokenizer: PreTrainedTokenizerBase | None,
         sampling: Sampling,
-        benchmark_name: str,
         max_positions: int | None,
         description: str,
     ):
         self.backend = backend
         self.sampling = sampling
-        self.benchmark_name = benchmark_name
         self.max_positions = max_positions
         self.description = description
         self.completions: dict[str, list[Completion]] = {}
@@ -244,16 +242,46 @@ class OpenR1LightevalModel(LightevalModel):
     def greedy_until(self, docs: list[Doc]) -> list[ModelResponse]:
         """For each doc the texts of those completions that were not refused. The name is LightEval's, not the way."""
         conversations = [[{"role": "user", "content": doc.query}] for doc in docs]
-        if self._tokenizer is not None and self.max_positions is not None:
-            self.sampling = _within_positions(
-                self.sampling, self._tokenizer, conversations, self.max_positions, self.benchmark_name
+        prompt_tokens = self._prompt_tokens(conversations)
+        self.sampling = self._within_positions(min(prompt_tokens))
+        sampled = [
+            [self._cut(completion, num_tokens) for completion in completions]
+            for num_tokens, completions in zip(
+                prompt_tokens, collect(self.backend, conversations, self.sampling, self.description), strict=True
             )
-        sampled = collect(self.backend, conversations, self.sampling, self.description)
+        ]
         self.completions.update(zip((doc.id for doc in docs), sampled, strict=True))
         return [
             ModelResponse(input=doc.query, text=[one.text for one in completions if not one.refused])
             for doc, completions in zip(docs, sampled, strict=True)
         ]
+
+    def _prompt_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
+        """The length of each prompt; 0 where only a server knows."""
+        if self._tokenizer is None:
+            return [0] * len(conversations)
+        render = self._tokenizer.apply_chat_template
+        prompts = [render(conversation, tokenize=False, add_generation_prompt=True) for conversation in conversations]
+        return list(map(len, self._tokenizer(prompts, add_special_tokens=False)["input_ids"]))
+
+    def _within_positions(self, shortest_prompt: int) -> Sampling:
+        """The sampling, its limit of tokens lowered to the positions that the shortest prompt leaves.
+
+        What a model writes past its last position is noise, and costs as much as an answer.
+        """
+        room = (self.max_positions or 0) - shortest_prompt
+        if not 0 < room < self.sampling.max_new_tokens:
+            return self.sampling
+        logger.warning(
+            "%s: at most %d tokens, as the model has %d positions", self.description, room, self.max_positions
+        )
+        return dataclasses.replace(self.sampling, max_new_tokens=room)
+
+    def _cut(self, completion: Completion, prompt_tokens: int) -> Completion:
+        """The completion, truncated if it went past the model's last position."""
+        if self.max_positions is None or prompt_tokens + completion.num_tokens <= self.max_positions:
+            return completion
+        return dataclasses.replace(completion, truncated=True)
 
     def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
         raise NotImplementedError("only tasks that generate are in the table of benchmarks")
@@ -271,39 +299,6 @@ class OpenR1LightevalModel(LightevalModel):
     @property
     def max_length(self) -> int | None:
         return self.max_positions
-
-
-def _within_positions(
-    sampling: Sampling,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[dict[str, str]]],
-    max_positions: int,
-    benchmark_name: str,
-) -> Sampling:
-    """The sampling with a limit of tokens that the model has positions for, after the longest prompt.
-
-    What a model writes past its last position is noise. The limit is lowered for all prompts alike, so that one number
-    tells how a score was taken; and where it is lowered too far, the share of truncated completions tells.
-    """
-    prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
-    longest = max(map(len, tokenizer(prompts, add_special_tokens=False)["input_ids"]))
-    room = max_positions - longest
-    if room < 1:
-        raise RecipeError(
-            f"evaluate.benchmarks: {benchmark_name}: a prompt of {longest} tokens leaves no room for an answer in the "
-            f"model's {max_positions} positions; leave the benchmark out, or give a model with more"
-        )
-    if room < sampling.max_new_tokens:
-        logger.warning(
-            "%s: completions have at most %d tokens, not %d: the longest prompt has %d, and the model %d positions",
-            benchmark_name,
-            room,
-            sampling.max_new_tokens,
-            longest,
-            max_positions,
-        )
-        return dataclasses.replace(sampling, max_new_tokens=room)
-    return sampling
 
 
 class _NoCache:

@@ -46,12 +46,15 @@ def template_problem(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Collect
         conversation = ""  # it was made for prompts alone
     _, _, after_question = conversation.rpartition(QUESTION)
     before_answer, answered, after_answer = after_question.partition(ANSWER)
-    if prompt == without and not _opens_turn(prompt.rpartition(QUESTION)[2], before_answer):
+    opening = prompt.rpartition(QUESTION)[2].strip()
+    # `[INST] question [/INST]` needs no more: an answer begins right there, and it is not only the question that ends.
+    opens_turn = opening == before_answer.strip() and not _token_ids(tokenizer, opening) <= set(stop_token_ids)
+    if prompt == without and not opens_turn:
         return (
             "renders no generation prompt (the same text with and without add_generation_prompt), so the model would "
             "go on with the question; give a template that does as model.chat_template"
         )
-    if answered and not set(tokenizer(after_answer, add_special_tokens=False)["input_ids"]) & set(stop_token_ids):
+    if answered and not _token_ids(tokenizer, after_answer) & set(stop_token_ids):
         stops = ", ".join(repr(token) for token in tokenizer.convert_ids_to_tokens(sorted(stop_token_ids))) or "nothing"
         ending = f"with {after_answer.strip()!r}" if after_answer.strip() else "without any token"
         return (
@@ -61,18 +64,19 @@ def template_problem(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Collect
     return None
 
 
-def _opens_turn(after_prompted_question: str, before_answer: str) -> bool:
-    """True if a prompt without a generation prompt ends where answers begin all the same: `[INST] question [/INST]`."""
-    opening = before_answer.strip()
-    return bool(opening) and after_prompted_question.strip() == opening
+def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> set[int]:
+    return set(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def truncation_problem(truncated_share: float, max_new_tokens: int, max_truncated_share: float | None) -> str | None:
+def truncation_problem(
+    truncated_share: float, max_new_tokens: int, max_positions: int | None, max_truncated_share: float | None
+) -> str | None:
     """Why a score is refused if so many completions were cut off; None if it is not. null refuses none."""
     if max_truncated_share is None or truncated_share <= max_truncated_share:
         return None
+    positions = f" or the model's {max_positions} positions" if max_positions is not None else ""
     return (
-        f"{100 * truncated_share:.0f} % of the completions were cut off at {max_new_tokens} tokens "
+        f"{100 * truncated_share:.0f} % of the completions were cut off at {max_new_tokens} tokens{positions} "
         f"(evaluate.max_truncated_share: {max_truncated_share:g}), so a score would say more of the limit than of the "
         "model; raise evaluate.max_new_tokens, or set evaluate.max_truncated_share: null to see the score"
     )

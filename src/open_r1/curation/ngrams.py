@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,14 @@ DEFAULT_SHORTEST = 3
 # of any part follows from two running sums, wherever the part stands.
 FACTOR = 0x9E3779B97F4A7C15
 INVERSE = pow(FACTOR, -1, 2**64)
-MIX = np.uint64(0xD6E8FEB86659FD93)
 SIEVE_BITS = 22
 CHUNK_BYTES = 1 << 18  # of text at a time: the arrays over it stay in a core's cache
 SEPARATORS = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"  # the ASCII characters at which str.split() splits
-_IN_WORD = np.ones(256, dtype=bool)
-_IN_WORD[list(SEPARATORS)] = False
+OTHER_SEPARATORS = "".join(character for character in map(chr, range(0x80, 0x3001)) if character.isspace())
+_PLAIN = bytes.maketrans(SEPARATORS + ascii_uppercase.encode(), b" " * len(SEPARATORS) + ascii_lowercase.encode())
+_NOTHING, _SPACE = pa.scalar("", pa.large_string()), pa.scalar(" ", pa.large_string())
+_FIRST_BYTES = np.array([(1 << 8 * number) - 1 for number in range(9)], dtype=np.uint64)  # of eight, little-endian
+_MIX = np.array([0xD6E8FEB86659FD93, 0xC2B2AE3D27D4EB4F, 0xFF51AFD7ED558CCD], dtype=np.uint64)  # large, odd
 
 
 @dataclass(frozen=True)
@@ -60,22 +63,23 @@ class Ngrams:
             raise ValueError(f"shortest {shortest}, n {n}: 1 <= shortest <= n is needed")
         self.n, self.shortest = n, shortest
         self.num_too_short = dict.fromkeys(problems, 0)
-        self._owners: list[tuple[str, int]] = []
-        self._words: list[list[str]] = []
-        self._values = _values_of_bytes()
+        self._owners = [(benchmark, number) for benchmark, texts in problems.items() for number in range(len(texts))]
+        self._words = [text.lower().split() for texts in problems.values() for text in texts]
         self._powers = _Powers()
+        texts = _normalised_beyond_ascii([text for texts in problems.values() for text in texts])
         parts: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
-        for benchmark, texts in problems.items():
-            for number, text in enumerate(texts):
-                words = text.lower().split()
-                if len(words) < shortest:
-                    self.num_too_short[benchmark] += 1
+        for first, end in _chunks(texts):
+            hashes = self._hashes(texts.slice(first, end - first))
+            of_width: dict[int, np.ndarray] = {}
+            for problem in range(first, end):
+                width = min(n, len(self._words[problem]))
+                if width < shortest:
+                    self.num_too_short[self._owners[problem][0]] += 1
                     continue
-                width = min(n, len(words))
-                hashes = self._hashes(*_bytes_of(_ascii_or_normalised([text])))
-                parts[width].append((hashes.of_ngrams(width), len(self._words)))
-                self._owners.append((benchmark, number))
-                self._words.append(words)
+                if width not in of_width:
+                    of_width[width] = hashes.of_ngrams(width)
+                begin, after = hashes.first_words[problem - first : problem - first + 2]
+                parts[width].append((of_width[width][begin : after - width + 1], problem))
         self._sieve = np.zeros(1 << SIEVE_BITS, dtype=bool)
         self._grams = {width: _Grams(of_problems) for width, of_problems in sorted(parts.items())}
         for grams in self._grams.values():
@@ -86,7 +90,7 @@ class Ngrams:
 
         The rows are numbered from `first_row`; None is a blank row. Memory: several times that of the longest text.
         """
-        normalised = _ascii_or_normalised(texts)
+        normalised = _normalised_beyond_ascii(texts)
         for first, end in _chunks(normalised):
             chunk = normalised.slice(first, end - first)
             for row, shared in self._shared_by_row(chunk):
@@ -97,7 +101,7 @@ class Ngrams:
 
     def _shared_by_row(self, chunk: pa.LargeStringArray) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
         """Yields a row and its n-grams (first word in the row, width, place in _grams) of which the hash is known."""
-        hashes = self._hashes(*_bytes_of(chunk))
+        hashes = self._hashes(chunk)
         shared: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
         for width, grams in self._grams.items():
             of_ngrams = hashes.of_ngrams(width)
@@ -106,8 +110,7 @@ class Ngrams:
             known = grams.hashes[np.minimum(places, len(grams.hashes) - 1)] == of_ngrams[words]
             words, places = words[known], places[known]
             rows = np.searchsorted(hashes.first_words, words, side="right") - 1
-            within = words + width <= hashes.first_words[rows + 1]
-            for row, word, place in zip(*(each[within].tolist() for each in (rows, words, places)), strict=True):
+            for row, word, place in zip(rows.tolist(), words.tolist(), places.tolist(), strict=True):
                 shared[row].append((word - int(hashes.first_words[row]), width, place))
         yield from sorted(shared.items())
 
@@ -128,8 +131,8 @@ class Ngrams:
                     runs[problem] = run
         return runs
 
-    def _hashes(self, data_B: np.ndarray, row_starts: np.ndarray) -> "_WordHashes":
-        return _WordHashes(data_B, row_starts, self._values, self._powers)
+    def _hashes(self, chunk: pa.LargeStringArray) -> "_WordHashes":
+        return _WordHashes(chunk, self._powers)
 
 
 class _Grams:
@@ -151,19 +154,22 @@ class _Grams:
 class _WordHashes:
     """Hashes of the words of some rows, from which those of n-grams are had by subtraction."""
 
-    def __init__(self, data_B: np.ndarray, row_starts: np.ndarray, values: np.ndarray, powers: "_Powers"):
-        num_bytes = len(data_B)
-        in_word = _IN_WORD[data_B]
-        edge = np.zeros(num_bytes + 1, dtype=bool)  # a word ends with its row, though no separator stands there
-        edge[row_starts] = True
-        begins, ends = in_word.copy(), in_word.copy()
-        begins[1:] &= edge[1:-1] | ~in_word[:-1]
-        ends[:-1] &= edge[1:-1] | ~in_word[1:]
-        starts_W = np.flatnonzero(begins)
-        sums = np.zeros(num_bytes + 1, dtype=np.uint64)
-        np.cumsum(values[data_B] * powers.up_to(num_bytes), out=sums[1:])
-        hashes_W = (sums[np.flatnonzero(ends) + 1] - sums[starts_W]) * powers.inverse[starts_W]
-        hashes_W = (hashes_W ^ (hashes_W >> np.uint64(32))) * MIX  # else "ab c" and "a bc" would be near each other
+    def __init__(self, chunk: pa.LargeStringArray, powers: "_Powers"):
+        # With a space behind every row a word ends where its row does.
+        spaced = pc.binary_join_element_wise(chunk, _NOTHING, _SPACE)
+        data, row_starts = _bytes_of(spaced)
+        plain = np.frombuffer(data.tobytes().translate(_PLAIN) + bytes(8), np.uint8)
+        in_word_B = np.concatenate([[False], plain[: len(data)] != ord(" ")])
+        edges = np.flatnonzero(in_word_B[1:] != in_word_B[:-1])
+        starts_W, ends_W = edges[::2], edges[1::2]
+        # A word's first and last eight bytes and its length tell it from nearly all others.
+        eight_bytes_from = np.ndarray(len(data) + 1, "<u8", plain, strides=(1,))
+        lengths_W = ends_W - starts_W
+        used_W = _FIRST_BYTES[np.minimum(lengths_W, 8)]
+        first_W = eight_bytes_from[starts_W] & used_W
+        last_W = eight_bytes_from[np.maximum(ends_W - 8, starts_W)] & used_W
+        hashes_W = (first_W * _MIX[0]) ^ ((last_W + lengths_W.astype(np.uint64)) * _MIX[1])
+        hashes_W = (hashes_W ^ (hashes_W >> np.uint64(32))) * _MIX[2]
         self.first_words = np.searchsorted(starts_W, row_starts)
         self._powers = powers
         self._sums = np.zeros(len(starts_W) + 1, dtype=np.uint64)
@@ -195,21 +201,14 @@ def _powers_of(factor: int, size: int) -> np.ndarray:
     return np.cumprod(powers, out=powers)
 
 
-def _values_of_bytes() -> np.ndarray:
-    """A random 64-bit number for each byte, the same for a letter in upper and in lower case."""
-    values = np.random.default_rng(0).integers(1, 2**64, size=256, dtype=np.uint64)
-    values[ord("A") : ord("Z") + 1] = values[ord("a") : ord("z") + 1]
-    return values
-
-
 def _places(hashes: np.ndarray) -> np.ndarray:
     return hashes >> np.uint64(64 - SIEVE_BITS)
 
 
-def _ascii_or_normalised(texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
-    """The texts, None as blank; those with other than ASCII characters in lower case and with single spaces.
+def _normalised_beyond_ascii(texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
+    """The texts, None as blank; those that are not all ASCII in lower case, and with no spaces but those of ASCII.
 
-    Beyond ASCII it is Python that says what a capital letter or a space is: with one byte at a time numpy cannot.
+    What the lower case of any other character is, Python says: Arrow knows other rules for a few of them.
     """
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
@@ -218,8 +217,8 @@ def _ascii_or_normalised(texts: Sequence[str | None] | pa.Array | pa.ChunkedArra
     not_ascii = pc.invert(pc.string_is_ascii(array))
     if not pc.any(not_ascii, min_count=0).as_py():
         return array
-    normalised = [" ".join(text.lower().split()) for text in array.filter(not_ascii).to_pylist()]
-    return pc.replace_with_mask(array, not_ascii, pa.array(normalised, pa.large_string()))
+    lower = pa.array([text.lower() for text in array.filter(not_ascii).to_pylist()], pa.large_string())
+    return pc.replace_with_mask(array, not_ascii, pc.replace_substring_regex(lower, f"[{OTHER_SEPARATORS}]", " "))
 
 
 def _bytes_of(array: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,7 +68,9 @@ def judge(
     judged = []
     for index, (row, completion) in enumerate(flat):
         given = {name: each[index] if completion.refused is None else None for name, each in values.items()}
-        of_row = {reward.__name__: given[reward.__name__] for reward in rewards if reward.task in (None, row.get("task"))}
+        of_row = {
+            reward.__name__: given[reward.__name__] for reward in rewards if reward.task in (None, row.get("task"))
+        }
         judged.append(
             {
                 **row,
@@ -84,9 +86,7 @@ def judge(
     return judged
 
 
-def reason(
-    completion: Completion, values: Mapping[str, float | None], keep: Keep, thinking: Thinking
-) -> str | None:
+def reason(completion: Completion, values: Mapping[str, float | None], keep: Keep, thinking: Thinking) -> str | None:
     """Why a completion with these rewards is dropped, looked at by itself; None if it is not."""
     if completion.refused is not None:
         return REFUSED

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from open_r1 import modeling, training
-from open_r1.curation.rejection import NO_VERDICT, judge, keep_within_limits, schema_of, write_rows
+from open_r1.curation.rejection import NO_VERDICT, REFUSED, judge, keep_within_limits, schema_of, write_rows
 from open_r1.generation import Sampling
 from open_r1.generation.backends import backend_of, thinking_after
 from open_r1.generation.progress import Watch
@@ -53,6 +53,7 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
     if processes.is_main_process and share is None:
         files = [shard.file(run_dir) for shard in shards]
         counts = keep_within_limits(run_dir, files, recipe.keep, provenance_of(recipe, run_dir))
+        check_refused(recipe, counts)
         counts |= _sampling_counts(files)
         unfinished = counts_file.with_suffix(".part")
         unfinished.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
@@ -126,6 +127,18 @@ def check_judged(recipe: Recipe, judged: list[dict[str, Any]]) -> None:
         )
 
 
+def check_refused(recipe: Recipe, counts: dict[str, Any]) -> None:
+    """Raises RunStopped if a server refused more than the recipe allows, in a run too short to be stopped before."""
+    endpoint = _section(recipe).endpoint
+    refused = counts["dropped"].get(REFUSED, 0)
+    if endpoint is not None and refused > endpoint.max_refused_share * counts["sampled"]:
+        raise RunStopped(
+            f"{refused} of {counts['sampled']} completions were refused by {endpoint.base_url} "
+            f"({recipe.step}.endpoint.max_refused_share: {endpoint.max_refused_share:g}); the column `refused` of "
+            f"completions/ says why; delete its files when that is mended, and start again"
+        )
+
+
 def _copy_shards(run_dir: Path) -> None:
     """Brings the shards over that shares have finished. Copies, no links: each directory may be deleted by itself."""
     for directory in taken_up(run_dir).values():
@@ -159,7 +172,9 @@ def provenance_of(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:
     name, revision = _model_of(recipe)
     section = _section(recipe)
     made_by = [
-        parent for parent in record.get("parents", []) if name and parent["run"] == str(Path(recipe.model_path(name)).parent)
+        parent
+        for parent in record.get("parents", [])
+        if name and parent["run"] == str(Path(recipe.model_path(name)).parent)
     ]
     sampled_with = {key: getattr(section, key) for key in ("temperature", "top_p", "max_completion_length", "samples")}
     verified_by = {

@@ -86,7 +86,7 @@ class EndpointBackend:
         self._num_rows = 0  # that were asked for
         self._api_key = self._read_api_key()
         if importlib.util.find_spec("openai") is None:
-            raise self._mistake("", "needs the openai package; pip install 'open-r1[eval]'")
+            raise self._mistake("", "needs the openai package; pip install 'open-r1[endpoint]'")
         if not (host := _host(endpoint.base_url)):
             raise self._mistake("base_url", f"{endpoint.base_url!r} is no address; write e.g. http://localhost:8000/v1")
         self._host = host
@@ -289,7 +289,8 @@ class EndpointBackend:
     def _line(self, said: str) -> str:
         """One line for people, without the API key, which a server may have put into its answer."""
         line = " ".join(said.split())
-        return (line.replace(self._api_key, "<key>") if self._api_key else line)[:MAX_REASON_CHARACTERS]
+        clean = line.replace(self._api_key, "<key>") if self._api_key else line
+        return clean[:MAX_REASON_CHARACTERS]  # only now: half of a key is too much
 
 
 class Pace:
@@ -401,10 +402,10 @@ def _message(content: bytes) -> str:
     try:
         said = json.loads(content)
     except ValueError:
-        return next(iter(content.decode("utf-8", "replace").strip().splitlines()), "nothing")[:MAX_REASON_CHARACTERS]
+        return next(iter(content.decode("utf-8", "replace").strip().splitlines()), "nothing")
     for name in ("error", "message", "detail"):
         said = said.get(name) or said if isinstance(said, dict) else said
-    return (said if isinstance(said, str) else json.dumps(said))[:MAX_REASON_CHARACTERS]
+    return said if isinstance(said, str) else json.dumps(said)
 
 
 def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task) -> None:

@@ -1,5 +1,6 @@
 """What is sampled, watched: a bar with the time left and tokens a second, and all completions in order."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -41,7 +42,8 @@ def collect(
     """For each conversation its `num_samples` completions, in order."""
     completions: list[list[Completion | None]] = [[None] * sampling.num_samples for _ in conversations]
     watch = Watch(len(conversations) * sampling.num_samples, description)
-    for (index, sample), completion in watch.watched(backend.sample(conversations, sampling)):
-        completions[index][sample] = completion
+    with contextlib.closing(backend.sample(conversations, sampling)) as sampled:
+        for (index, sample), completion in watch.watched(sampled):
+            completions[index][sample] = completion
     watch.close()
     return completions

@@ -5,6 +5,7 @@ no completion that was finished and asks for none twice; when the shard is whole
 on the run's and on its number alone: shares, and any number of processes, give the same completions.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -58,8 +59,9 @@ def sample_shard(
         rows = [(index, sample) for index in range(len(conversations)) for sample in range(sampling.num_samples)]
         wanted = {row for row in rows if row not in journal.finished}
         if wanted:
-            for row, completion in watch.watched(backend.sample(conversations, sampling, wanted)):
-                journal.add(row, completion)
+            with contextlib.closing(backend.sample(conversations, sampling, wanted)) as sampled:
+                for row, completion in watch.watched(sampled):
+                    journal.add(row, completion)
         return [
             [journal.finished[index, sample] for sample in range(sampling.num_samples)]
             for index in range(len(conversations))

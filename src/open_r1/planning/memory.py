@@ -14,7 +14,7 @@ from open_r1.planning.architecture import Architecture
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.gpus import USABLE_SHARE, Gpu
 from open_r1.planning.layouts import Layout
-from open_r1.planning.work import is_packed, row_tokens
+from open_r1.planning.work import endpoint_of, is_packed, row_tokens, trains
 from open_r1.recipe import Recipe
 from open_r1.recipe.trainer_fields import trainer_value
 
@@ -61,7 +61,7 @@ class Memory:
 
     @property
     def peak_gib(self) -> float:
-        return max(self.rows[total] for total in TOTALS if total in self.rows)
+        return max((self.rows[total] for total in TOTALS if total in self.rows), default=0.0)
 
     def fits(self, gpu: Gpu) -> bool:
         """True if every total fits on the GPU, and at least one completion of full length into the KV cache."""
@@ -72,24 +72,23 @@ class Memory:
 
 def memory_of(
     recipe: Recipe,
-    architecture: Architecture,
+    architecture: Architecture | None,
     layout: Layout,
     gpu: Gpu,
     assumptions: Assumptions | None = None,
     teacher: Architecture | None = None,
 ) -> Memory:
-    """Memory of one step that trains or evaluates, on each GPU. `teacher` is what `distill` samples from."""
+    """Memory of one step on each GPU. `teacher` is what `distill` samples from.
+
+    Of a step that only asks an endpoint, no rows; `architecture` can then be None.
+    """
     assumptions = assumptions or Assumptions()
-    if recipe.step == "evaluate":
-        section = recipe.evaluate
-        tokens = limited(
-            assumptions.longest_prompt_tokens + (section.max_new_tokens or _most_new_tokens(recipe)), architecture
-        )
-        return _of_generate(recipe, architecture, gpu, 0.0, section.batch_size, tokens)
+    if not trains(recipe):
+        return _of_asking(recipe, architecture, gpu, assumptions)
     gib = {row: value / GIB for row, value in _training(recipe, architecture, layout, assumptions).items()}
     held = sum(gib.get(row, 0.0) for row in ("weights", "optimizer", "reference model"))
     gib[TRAINING] = sum(gib.values())
-    if recipe.step == "distill" and teacher is not None:
+    if recipe.step == "distill" and teacher is not None:  # no endpoint
         tokens = limited(assumptions.longest_prompt_tokens + recipe.distill.max_completion_length, teacher)
         sampling = _of_generate(recipe, teacher, gpu, 0.0, recipe.distill.batch_size, tokens)
         added = {row: sampling.rows[row] for row in ("KV cache", "completions at once", SAMPLING)}
@@ -102,6 +101,24 @@ def memory_of(
         added = {row: sampling.rows[row] for row in ("KV cache", "completions at once", SAMPLING)}
         return Memory(gib | added, sampling.cache_tokens)
     return _with_vllm(recipe, architecture, gpu, gib, held, length)
+
+
+def _of_asking(recipe: Recipe, architecture: Architecture | None, gpu: Gpu, assumptions: Assumptions) -> Memory:
+    """What answers the prompts of `generate` and `evaluate`: transformers in each process, vLLM, or an endpoint."""
+    if endpoint_of(recipe) is not None:
+        return Memory()
+    if recipe.step == "generate":
+        new_tokens, batch_size = recipe.generate.max_completion_length, recipe.generate.batch_size
+    else:
+        new_tokens, batch_size = recipe.evaluate.max_new_tokens or _most_new_tokens(recipe), recipe.evaluate.batch_size
+    tokens = limited(assumptions.longest_prompt_tokens + new_tokens, architecture)
+    server = recipe.hardware.vllm
+    if server is None:
+        return _of_generate(recipe, architecture, gpu, 0.0, batch_size, tokens)
+    tokens = min(tokens, server.max_model_length or tokens)
+    utilization, parallel = server.gpu_memory_utilization, server.tensor_parallel_size
+    rows, cache_tokens = _of_engine(architecture, gpu, utilization, parallel, tokens)
+    return Memory(rows | {SERVING: rows["vLLM's share"]}, cache_tokens)
 
 
 def limited(tokens: int, architecture: Architecture) -> int:
@@ -205,10 +222,9 @@ def _with_vllm(
         utilization, parallel = server.gpu_memory_utilization, server.tensor_parallel_size
     else:
         return Memory(gib)  # a server that somebody else has started
-    share = utilization * (gpu.gib or 0)
-    cache = share - 2 * architecture.num_parameters / parallel / GIB - VLLM_WORKSPACE_GIB
-    cache_tokens = max(0.0, cache) * GIB * _kv_shares(architecture, parallel) / architecture.key_value_bytes_per_token
-    gib |= {"vLLM's share": share, "KV cache": cache, "completions at once": cache_tokens / length}
+    rows, cache_tokens = _of_engine(architecture, gpu, utilization, parallel, length)
+    gib |= rows
+    share = rows["vLLM's share"]
     if colocated:
         if not trainer_value("grpo", recipe.trainer, "vllm_enable_sleep_mode"):
             gib[TRAINING] += share
@@ -216,6 +232,17 @@ def _with_vllm(
     else:
         gib[SERVING] = share
     return Memory(gib, cache_tokens)
+
+
+def _of_engine(
+    architecture: Architecture, gpu: Gpu, utilization: float, parallel: int, length: int
+) -> tuple[dict[str, float], float]:
+    """Rows of one GPU of a vLLM engine over `parallel` of them, and the tokens that the engine's KV cache holds."""
+    share = utilization * (gpu.gib or 0)
+    cache = share - 2 * architecture.num_parameters / parallel / GIB - VLLM_WORKSPACE_GIB
+    cache_tokens = max(0.0, cache) * GIB * _kv_shares(architecture, parallel) / architecture.key_value_bytes_per_token
+    rows = {"vLLM's share": share, "KV cache": cache, "completions at once": cache_tokens / length}
+    return rows, cache_tokens
 
 
 def _kv_shares(architecture: Architecture, parallel: int) -> int:

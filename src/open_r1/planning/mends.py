@@ -12,6 +12,7 @@ from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.planning.layouts import LAYOUTS, Layout, layout_of
 from open_r1.planning.memory import Memory, checkpoints_activations, memory_of, uses_flash_attention
 from open_r1.planning.plan import Plan
+from open_r1.planning.work import trains
 from open_r1.recipe import Recipe, RecipeError, parse_recipe
 from open_r1.recipe.trainer_fields import trainer_value
 
@@ -66,7 +67,7 @@ def compared(plan: Plan) -> dict[str, Memory]:
 
     Weights are loaded as each layout wants them, whatever the recipe says. Empty for a step that trains nothing.
     """
-    if plan.recipe.step == "evaluate" or plan.layout.kind == "cpu":
+    if not trains(plan.recipe) or plan.layout.kind == "cpu":
         return {}
     variants = {"": plan.recipe}
     if plan.recipe.model.lora is not None:
@@ -94,9 +95,13 @@ def _copy(recipe: Recipe, **update: Any) -> Recipe:
 
 def _candidates(recipe: Recipe) -> Iterator[list[dict[str, Any]]]:
     """Groups of changes; of each group at most one is made. Mild ones first."""
-    if recipe.step == "evaluate":
+    if not trains(recipe):
+        if recipe.hardware.vllm is not None:
+            yield _more_gpus_each(recipe)
+            return
+        section = recipe.evaluate or recipe.generate
         yield [{"model.dtype": "bfloat16"}]
-        yield [{"evaluate.batch_size": n} for n in _halves(recipe.evaluate.batch_size)]
+        yield [{f"{recipe.step}.batch_size": n} for n in _halves(section.batch_size)]
         return
     if not checkpoints_activations(recipe):
         yield [{"trainer.gradient_checkpointing": True}]
@@ -147,8 +152,11 @@ def _vllm_shares(recipe: Recipe) -> list[dict[str, Any]]:
         shares = sorted((n / 20 for n in range(4, 17)), key=lambda share: abs(share - now))
         asleep = {"trainer.vllm_enable_sleep_mode": True}
         return [{**asleep, "trainer.vllm_gpu_memory_utilization": share} for share in shares]
-    if recipe.hardware.vllm is None:
-        return []
+    return [] if recipe.hardware.vllm is None else _more_gpus_each(recipe)
+
+
+def _more_gpus_each(recipe: Recipe) -> list[dict[str, Any]]:
+    """Copies of the model over more GPUs each."""
     parallel = recipe.hardware.vllm.tensor_parallel_size
     return [{"hardware.vllm.tensor_parallel_size": parallel * factor} for factor in (2, 4, 8)]
 

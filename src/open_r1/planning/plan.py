@@ -11,7 +11,7 @@ from open_r1.planning.layouts import Layout, layout_of
 from open_r1.planning.memory import Memory, memory_of, trained_parameters
 from open_r1.planning.start import architecture_of, architecture_of_name
 from open_r1.planning.throughput import Time, time_of
-from open_r1.planning.work import Work, work_of
+from open_r1.planning.work import Work, endpoint_of, trains, work_of
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.stages import stage_recipe
 
@@ -22,7 +22,8 @@ class Plan:
 
     name: str
     recipe: Recipe
-    architecture: Architecture
+    architecture: Architecture | None
+    """None: an endpoint alone is asked."""
     teacher: Architecture | None
     layout: Layout
     gpu: Gpu
@@ -33,7 +34,7 @@ class Plan:
 
     @property
     def trained_parameters(self) -> int:
-        return trained_parameters(self.recipe, self.architecture)
+        return trained_parameters(self.recipe, self.architecture) if self.architecture else 0
 
     @property
     def fits(self) -> bool:
@@ -74,13 +75,14 @@ def nodes_of(recipe: Recipe) -> Nodes:
     """The machines of a step: those that train, those that serve vLLM, GPUs of each."""
     hardware, server = recipe.hardware, recipe.hardware.vllm
     training, gpus, serving = num_nodes_of(recipe), hardware.gpus_per_node, 0
+    processes = hardware.num_processes
     if recipe.step == "evaluate":
-        return Nodes(1, 0, min(1, gpus), 1)
+        gpus, processes = min(1, gpus), 1
     if server is not None and server.nodes == 0:
         gpus += server.num_gpus
     elif server is not None:
         serving, gpus = server.nodes, max(gpus, -(-server.num_gpus // server.nodes))
-    return Nodes(training, serving, gpus, hardware.num_processes)
+    return Nodes(training, serving, gpus, processes)
 
 
 def plans_of(recipe: Recipe, assumptions: Assumptions | None = None) -> list[Plan]:
@@ -90,8 +92,8 @@ def plans_of(recipe: Recipe, assumptions: Assumptions | None = None) -> list[Pla
         return [plan_of(recipe, assumptions)]
     plans: list[Plan] = []
     for stage in recipe.stages:
-        made = {plan.name: plan.architecture for plan in plans if plan.recipe.step != "evaluate"}
-        plans.append(plan_of(stage_recipe(recipe, stage), assumptions, stage.name, made))
+        earlier = {plan.name: plan for plan in plans}
+        plans.append(plan_of(stage_recipe(recipe, stage), assumptions, stage.name, earlier))
     return plans
 
 
@@ -99,25 +101,33 @@ def plan_of(
     recipe: Recipe,
     assumptions: Assumptions,
     name: str = "",
-    stages: Mapping[str, Architecture] | None = None,
+    earlier: Mapping[str, Plan] | None = None,
 ) -> Plan:
-    """The plan of one step. `stages` are the models of a pipeline's earlier ones."""
+    """The plan of one step. `earlier` are the plans of a pipeline's earlier stages, whose models and traces it uses."""
+    earlier = earlier or {}
+    stages = {stage: plan.architecture for stage, plan in earlier.items() if trains(plan.recipe)}
+    asks_endpoint = endpoint_of(recipe) is not None
     sampled: dict[str, Architecture] = {}
     teacher = None
-    if recipe.step == "evaluate":
+    if asks_endpoint and not trains(recipe):
+        architecture = None
+    elif recipe.step == "evaluate":
         models = recipe.evaluate.models or {"model": recipe.model.name}
         keys = {model: f"evaluate.models.{label}" for label, model in models.items()}
         sampled = {model: architecture_of_name(recipe, key, model, stages) for model, key in keys.items()}
         architecture = max(sampled.values(), key=lambda each: each.num_parameters)
     else:
         architecture = architecture_of(recipe, stages)
-    if recipe.step == "distill":
+    if recipe.step == "distill" and not asks_endpoint:
         teacher = architecture_of_name(recipe, "distill.teacher", recipe.distill.teacher, stages)
         sampled = {recipe.distill.teacher: teacher}
-    if architecture.experts is not None and recipe.model.lora is not None:
+    if recipe.step == "generate" and architecture is not None:
+        sampled = {recipe.model.name: architecture}
+    if architecture is not None and architecture.experts is not None and recipe.model.lora is not None:
         raise RecipeError(f"{recipe.source}: model.lora: adapters on experts cannot be planned; remove it to plan")
     layout, gpu = layout_of(recipe), gpu_of(recipe)
-    work = work_of(recipe, assumptions, architecture.max_positions)
+    made = {stage: plan.work for stage, plan in earlier.items()}
+    work = work_of(recipe, assumptions, architecture.max_positions if architecture else None, made)
     memory = memory_of(recipe, architecture, layout, gpu, assumptions, teacher)
     time = time_of(recipe, architecture, layout, gpu, work, memory, assumptions, sampled)
     return Plan(name, recipe, architecture, teacher, layout, gpu, work, memory, time, assumptions)

@@ -48,18 +48,34 @@ def architecture_of_name(
 
 
 def recipe_that_makes(model: Path) -> Recipe | None:
-    """The recipe whose run leaves a model at this path under runs/, or None if no recipe's name leads there."""
-    if not model.is_relative_to(RUNS):
+    """The recipe whose run leaves a model at this path under runs/, or None if no recipe's name leads there.
+
+    Of a stage that trains an earlier stage's model, that one's: it says what the model is.
+    """
+    found = _recipe_and_stage_at(model)
+    return found and (_stage_that_makes(*found) if found[1] else found[0])
+
+
+def recipe_at(path: Path) -> Recipe | None:
+    """The recipe, or the stage's, whose run leaves something at this path under runs/, or None if there is none."""
+    found = _recipe_and_stage_at(path)
+    if found is None or found[1] is None:
+        return found and found[0]
+    pipeline, name = found
+    return next((stage_recipe(pipeline, stage) for stage in pipeline.stages if stage.name == name), None)
+
+
+def _recipe_and_stage_at(path: Path) -> tuple[Recipe, str | None] | None:
+    """The recipe in whose run a path is, and of a pipeline the name of the stage."""
+    if not path.is_relative_to(RUNS):
         return None
-    parts = model.relative_to(RUNS).parts
+    parts = path.relative_to(RUNS).parts
     for depth in range(len(parts) - 1, 0, -1):
         file = RECIPES.joinpath(*parts[:depth]).with_suffix(".yaml")
         if not file.is_file():
             continue
         recipe = load_recipe(file)
-        if recipe.step != "pipeline":
-            return recipe
-        return _stage_that_makes(recipe, parts[depth + 1])  # runs/<recipe>/<run>/<stage>/model
+        return recipe, parts[depth + 1] if recipe.step == "pipeline" else None  # runs/<recipe>/<run>/<stage>/model
     return None
 
 

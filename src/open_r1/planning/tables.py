@@ -8,6 +8,7 @@ from open_r1.planning.gpus import USABLE_SHARE
 from open_r1.planning.memory import FORMULAS, TOTALS, Memory
 from open_r1.planning.mends import compared, mends_of
 from open_r1.planning.plan import Plan, plans_of
+from open_r1.planning.work import endpoint_of, trains
 from open_r1.recipe import Recipe
 
 NONE = "–"
@@ -72,13 +73,14 @@ def text(plans: Sequence[Plan]) -> str:
 def hardware_text(plan: Plan) -> str:
     """E.g. `2 x 8 h100_80gb, ZeRO-3` or `CPU, 2 processes of 1 thread`."""
     hardware, nodes = plan.recipe.hardware, plan.nodes
-    if not hardware.gpus_per_node:
+    if not nodes.gpus_per_node:
         threads = hardware.threads_per_process or 1
         return f"CPU, {_number_of(nodes.processes, 'process', 'es')} of {_number_of(threads, 'thread')}"
     number = nodes.training + nodes.serving
     each = f"{number} x {nodes.gpus_per_node}" if number > 1 else f"{nodes.gpus_per_node}"
     guessed = "" if hardware.gpu else " (guessed)"
-    return f"{each} {plan.gpu.name}{guessed}" + ("" if plan.recipe.step == "evaluate" else f", {plan.layout.title}")
+    title = f", {plan.layout.title}" if trains(plan.recipe) else ", vLLM" if hardware.vllm is not None else ""
+    return f"{each} {plan.gpu.name}{guessed}{title}"
 
 
 def _block(plan: Plan) -> str:
@@ -88,13 +90,14 @@ def _block(plan: Plan) -> str:
         f"{name}{os.path.relpath(recipe.source)}: {recipe.step}"
         + (f", {recipe.description}" if recipe.description else "")
     ]
-    parameters = f"{architecture.num_parameters:,} parameters"
-    if architecture.experts is not None:
+    parameters = f"{architecture.num_parameters:,} parameters" if architecture else f"that of {_endpoint(recipe)}"
+    if architecture is not None and architecture.experts is not None:
         parameters += f", {architecture.num_active_parameters:,} of them active"
     if recipe.model.lora is not None:
         parameters += f", {plan.trained_parameters:,} trained (LoRA, r {recipe.model.lora.r})"
     lines += ["", f"model      {parameters}", f"hardware   {hardware_text(plan)}", f"nodes      {_nodes(plan)}"]
-    lines += ["", "Memory, GiB on each GPU" if recipe.hardware.gpus_per_node else "Memory, GiB of each process"]
+    if plan.memory.rows:
+        lines += ["", "Memory, GiB on each GPU" if plan.nodes.gpus_per_node else "Memory, GiB of each process"]
     lines += [f"  {row:21}{_gib(plan.memory, row):>8}   {FORMULAS[row]}" for row in FORMULAS if row in plan.memory.rows]
     lines += [f"  {'the GPU':21}{plan.gpu.gib:8.1f}   {USABLE_SHARE:.0%} of it is counted on"] if plan.gpu.gib else []
     others = compared(plan)
@@ -108,6 +111,11 @@ def _block(plan: Plan) -> str:
         lines += ["", *_misfit(plan)]
     lines += ["", *_work(plan)]
     return "\n".join(lines)
+
+
+def _endpoint(recipe: Recipe) -> str:
+    endpoint = endpoint_of(recipe)
+    return f"{endpoint.model} at {endpoint.base_url}"
 
 
 def _misfit(plan: Plan) -> list[str]:
@@ -143,7 +151,7 @@ def _work(plan: Plan) -> list[str]:
 
 def _nodes(plan: Plan) -> str:
     nodes, server = plan.nodes, plan.recipe.hardware.vllm
-    parts = [f"{_number_of(nodes.training, 'node')} to train" if plan.recipe.step != "evaluate" else "1 node"]
+    parts = [_number_of(nodes.training, "node") + (" to train" if trains(plan.recipe) else "")]
     if nodes.serving:
         parts.append(f"{_number_of(nodes.serving, 'node')} to serve vLLM")
     elif server is not None:
@@ -182,6 +190,8 @@ def _price(gpu) -> str:
 
 
 def _parameters(plan: Plan) -> str:
+    if plan.architecture is None:
+        return NONE
     total = plan.architecture.num_parameters
     trained = f", {plan.trained_parameters:,} trained" if plan.recipe.model.lora else ""
     return (f"{total / 1e9:.2f} B" if total >= 1e8 else f"{total:,}") + trained

@@ -24,11 +24,12 @@ from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.gpus import Gpu
 from open_r1.planning.layouts import Layout
 from open_r1.planning.memory import Memory, checkpoints_activations, uses_flash_attention
-from open_r1.planning.work import Sampling, Work, is_packed
-from open_r1.recipe import Recipe
+from open_r1.planning.work import Sampling, Work, endpoint_of, is_packed, trains
+from open_r1.recipe import Endpoint, Recipe
 from open_r1.recipe.trainer_fields import trainer_value
 
 TERA, GIGA, HOUR = 1e12, 1e9, 3600.0
+REQUESTS_PER_COPY = Endpoint.model_fields["max_concurrent_requests"].default  # that a step has under way at its server
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Engines:
     """Beside memory and arithmetic."""
     cache_tokens: float | None
     weight_bytes: int
+    most_at_once: int | None = None
+    """Completions that each is asked for at a time; None: all that it is to sample."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Time:
 
 def time_of(
     recipe: Recipe,
-    architecture: Architecture,
+    architecture: Architecture | None,
     layout: Layout,
     gpu: Gpu,
     work: Work,
@@ -64,8 +67,9 @@ def time_of(
     assumptions: Assumptions,
     sampled: dict[str, Architecture],
 ) -> Time | None:
-    """Seconds of a step; None if its number of steps is not known. `sampled`: architectures of Sampling.model."""
-    if work.steps is None:
+    """Seconds of a step; None if its steps are not known, or an endpoint does all. `sampled`: Sampling.model's."""
+    asks_endpoint = endpoint_of(recipe) is not None
+    if work.steps is None or (asks_endpoint and not trains(recipe)):
         return None
     seconds: dict[str, float] = {}
     if work.steps:
@@ -77,14 +81,14 @@ def time_of(
         if logprobs:
             seconds["log-probabilities"] = logprobs * forward
     engines = engines_of(recipe, architecture, gpu, memory, assumptions)
-    for sampling in work.sampling:
+    for sampling in work.sampling if not asks_endpoint else ():
         of_model = sampled[sampling.model] if sampling.model else architecture
         name = "sampling" if recipe.step != "evaluate" else f"sampling {sampling.what}"
         seconds[name] = sampling.num_rollouts * rollout_seconds(of_model, engines, gpu, sampling, assumptions)
         if recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
             sync = 2 * of_model.num_parameters / (assumptions.weight_sync_gb_per_second * GIGA)
             seconds["weight sync"] = sampling.num_rollouts * sync
-    if recipe.hardware.gpus_per_node:
+    if recipe.hardware.gpus_per_node or recipe.hardware.vllm is not None:
         seconds["start"] = assumptions.start_seconds
     return Time(seconds)
 
@@ -119,7 +123,10 @@ def passes_over_logprobs(recipe: Recipe) -> int:
 def engines_of(
     recipe: Recipe, architecture: Architecture, gpu: Gpu, memory: Memory, assumptions: Assumptions
 ) -> Engines:
-    """What samples for a recipe: vLLM beside the trainer, a vLLM server, or transformers' generate in each process."""
+    """What samples for a recipe: vLLM beside the trainer, a vLLM server, or transformers' generate in each process.
+
+    A step that only asks its server has REQUESTS_PER_COPY requests under way for each copy of the model.
+    """
     hardware = recipe.hardware
     if recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
         if trainer_value("grpo", recipe.trainer, "vllm_mode") == "colocate":
@@ -128,6 +135,10 @@ def engines_of(
         server = hardware.vllm
         parallel, copies = (server.tensor_parallel_size, server.data_parallel_size) if server else (1, 1)
         return Engines(copies, parallel, 0.0, memory.cache_tokens, 2)
+    if not trains(recipe) and hardware.vllm is not None:
+        server = hardware.vllm
+        parallel, copies = server.tensor_parallel_size, server.data_parallel_size
+        return Engines(copies, parallel, 0.0, memory.cache_tokens, 2, REQUESTS_PER_COPY)
     number = 1 if recipe.step == "evaluate" else hardware.num_processes
     overhead = assumptions.seconds_per_layer * architecture.layers
     weight_bytes = 4 if recipe.model.dtype == "float32" else 2
@@ -141,9 +152,9 @@ def rollout_seconds(
     """Seconds until the last completion of one rollout is there; the module's first lines say how."""
     completions = max(1.0, sampling.completions / engines.number)
     mean, context = sampling.completion_tokens, sampling.prompt_tokens + sampling.completion_tokens
-    at_once = completions
+    at_once = min(completions, engines.most_at_once or completions)
     if engines.cache_tokens is not None:
-        at_once = max(1.0, min(completions, engines.cache_tokens / context))
+        at_once = max(1.0, min(at_once, engines.cache_tokens / context))
     steps = sampling.longest_tokens + (completions / at_once - 1) * mean
     tokens = completions * mean
     weights = architecture.num_parameters_read(tokens / steps) * engines.weight_bytes

@@ -2,14 +2,16 @@
 
 import csv
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
+from open_r1.data import mixture_counts
 from open_r1.hub import hub_dataset
 from open_r1.planning.assumptions import Assumptions
-from open_r1.recipe import DataSource, Recipe, RecipeError
+from open_r1.planning.start import recipe_at
+from open_r1.recipe import STAGE_REFERENCE, DataSource, Endpoint, Generate, Recipe, RecipeError
 from open_r1.recipe.trainer_fields import trainer_value
 
 # Problems of LightEval's tasks, as their data sets' cards give them.
@@ -43,6 +45,14 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of data and their mean tokens, prompt and answer together; None where nobody knows."""
+
+    number: float | None
+    tokens: float | None
+
+
+@dataclass(frozen=True)
 class Work:
     """What is trained and sampled. `tokens_per_row` is a mean; `row_tokens` the most that a row can have."""
 
@@ -55,6 +65,9 @@ class Work:
     prompts_per_step: float | None = None
     sampling: tuple[Sampling, ...] = ()
     notes: tuple[str, ...] = ()
+    kept: Rows | None = None
+    """Of a step that samples: the rows of its kept/; those of prompts/ are `prompts`."""
+    prompts: Rows | None = None
 
     @property
     def tokens_per_step(self) -> float:
@@ -65,32 +78,43 @@ class Work:
         return None if self.steps is None else self.steps * self.tokens_per_step
 
 
-def work_of(recipe: Recipe, assumptions: Assumptions, max_positions: int | None = None) -> Work:
+def work_of(
+    recipe: Recipe,
+    assumptions: Assumptions,
+    max_positions: int | None = None,
+    stages: Mapping[str, Work] | None = None,
+) -> Work:
     """The work of one step (not of a pipeline). `max_positions` limits rows where the recipe does not.
 
-    Raises RecipeError if a data set is unknown.
+    `stages` is the work of a pipeline's earlier ones, whose traces `stage:x` means. Raises RecipeError if a data set is
+    unknown.
     """
     if recipe.step == "evaluate":
         return _of_evaluation(recipe, assumptions)
     if recipe.step == "grpo":
-        return _of_grpo(recipe, assumptions, max_positions)
-    rows, tokens_per_row, notes = _data_of(recipe, assumptions)
+        return _of_grpo(recipe, assumptions, max_positions, stages)
     most = row_tokens(recipe, assumptions, max_positions)
+    data, notes = _data_of(recipe, assumptions, stages)
+    if recipe.step == "generate":
+        return _of_generation(recipe, assumptions, recipe.generate, recipe.model.name, data, most, notes)
     if recipe.step == "distill":
-        return _of_distillation(recipe, assumptions, rows, most, notes)
-    if tokens_per_row is None:
-        tokens_per_row = most
+        return _of_distillation(recipe, assumptions, data, most, notes)
+    if data.tokens is None:
         notes = [*notes, f"tokens per row are not known: an upper bound, as if each had max_length ({most:,})"]
-    return _of_supervised(recipe, rows, min(most, tokens_per_row), most, notes)
+    return _of_supervised(recipe, data.number, min(most, data.tokens or most), most, notes)
 
 
 def row_tokens(recipe: Recipe, assumptions: Assumptions, max_positions: int | None = None) -> int:
-    """The most tokens that a row of training can have. In GRPO a row is a prompt and its completion."""
+    """The most tokens that a row can have. Where completions are sampled a row is a prompt and its completion."""
     if recipe.step == "grpo":
         server = recipe.hardware.vllm
         limit = recipe.trainer.get("vllm_max_model_length") or (server.max_model_length if server else None)
         both = assumptions.longest_prompt_tokens + trainer_value("grpo", recipe.trainer, "max_completion_length")
         return limit or min(both, max_positions or both)
+    if recipe.step == "generate":
+        both = assumptions.longest_prompt_tokens + recipe.generate.max_completion_length
+        server = recipe.hardware.vllm
+        return (server.max_model_length if server else None) or min(both, max_positions or both)
     most = trainer_value(recipe.step, recipe.trainer, "max_length") or max_positions
     if most is None:
         raise RecipeError(
@@ -109,22 +133,49 @@ def is_packed(recipe: Recipe) -> bool:
     return recipe.step != "grpo" and bool(trainer_value(recipe.step, recipe.trainer, "packing"))
 
 
-def num_rows_of(recipe: Recipe, source: DataSource) -> int | None:
-    """Rows of a source, `fraction` taken; None if nobody knows. Raises RecipeError for an unknown data set or split."""
+def rows_of(
+    recipe: Recipe, source: DataSource, assumptions: Assumptions, stages: Mapping[str, Work] | None = None
+) -> Rows:
+    """Rows of a source, `fraction` taken, and their mean tokens. Raises RecipeError for an unknown data set."""
     if source.procedural:
-        rows = source.procedural.num_problems
+        rows = Rows(source.procedural.num_problems, None)
     elif source.path:
-        rows = _rows_of_file(recipe.path(source.path))
+        rows = _rows_at(recipe, source.path, assumptions, stages or {})
     else:
-        known = hub_dataset(source.name).rows
+        known = hub_dataset(source.name)
         keys = [f"{source.config}/{source.split}" if source.config else source.split, f"default/{source.split}"]
-        rows = next((known[key] for key in keys if key in known), None)
-        if rows is None:
+        number = next((known.rows[key] for key in keys if key in known.rows), None)
+        if number is None:
             raise RecipeError(
-                f"{recipe.source}: data: {source.name} has no {keys[0]!r} that is known (known: {', '.join(known)}); "
-                f"add it to recipes/hub/datasets.yaml"
+                f"{recipe.source}: data: {source.name} has no {keys[0]!r} that is known (known: "
+                f"{', '.join(known.rows)}); add it to recipes/hub/datasets.yaml"
             )
-    return None if rows is None else max(1, round(rows * source.fraction))
+        rows = Rows(number, known.tokens_per_row)
+    return rows if rows.number is None else replace(rows, number=max(1, round(rows.number * source.fraction)))
+
+
+def _rows_at(recipe: Recipe, value: str, assumptions: Assumptions, stages: Mapping[str, Work]) -> Rows:
+    """What is in a file or folder; if no run has made it yet, what a stage or recipe is planned to leave there."""
+    unknown = Rows(None, None)
+    if value.startswith(STAGE_REFERENCE):
+        stage, _, folder = value.removeprefix(STAGE_REFERENCE).partition("/")
+        return _left_by(stages.get(stage), folder) or unknown
+    path = recipe.path(value)
+    if path.is_dir():
+        return Rows(sum(filter(None, map(_rows_of_file, sorted(path.glob("*.parquet"))))) or None, None)
+    if path.exists():
+        return Rows(_rows_of_file(path), None)
+    maker = recipe_at(path)
+    if maker is None or maker.step not in ("generate", "distill"):
+        return unknown
+    return _left_by(work_of(maker, assumptions), path.name) or unknown
+
+
+def _left_by(work: Work | None, folder: str) -> Rows | None:
+    """The rows that a step which samples leaves in kept/ or prompts/; None if it samples nothing, or nobody knows."""
+    if work is None:
+        return None
+    return work.prompts if folder == "prompts" else work.kept
 
 
 def _rows_of_file(file: Path) -> int | None:
@@ -140,18 +191,38 @@ def _rows_of_file(file: Path) -> int | None:
         return sum(1 for _ in csv.reader(lines)) - 1 if file.suffix == ".csv" else None
 
 
-def _data_of(recipe: Recipe, assumptions: Assumptions) -> tuple[int | None, float | None, list[str]]:
-    """Rows, their mean tokens (None: unknown), notes."""
-    if assumptions.rows is not None:
-        return assumptions.rows, assumptions.tokens_per_row, []
-    counts = [num_rows_of(recipe, source) for source in recipe.data]
-    rows = None if None in counts else sum(counts)
-    if assumptions.tokens_per_row is not None or rows is None:
-        return rows, assumptions.tokens_per_row, []
-    means = [hub_dataset(source.name).tokens_per_row if source.name else None for source in recipe.data]
-    if None in means:
-        return rows, None, []
-    return rows, sum(count * mean for count, mean in zip(counts, means, strict=True)) / rows, []
+def _data_of(
+    recipe: Recipe, assumptions: Assumptions, stages: Mapping[str, Work] | None = None
+) -> tuple[Rows, list[str]]:
+    """Rows of the data with their mean tokens, and notes. A mixture has as many rows as it says."""
+    if assumptions.rows is not None and recipe.mixture is None:
+        return Rows(assumptions.rows, assumptions.tokens_per_row), []
+    sources = [rows_of(recipe, source, assumptions, stages) for source in recipe.data]
+    notes = [
+        f"data.{index}.where: how many rows are within it nobody knows; all are counted"
+        for index, source in enumerate(recipe.data)
+        if source.where and recipe.mixture is None
+    ]
+    if recipe.mixture is None:
+        counts = [source.number for source in sources]
+        if None in counts:
+            return Rows(None, assumptions.tokens_per_row), notes
+    else:
+        counts = mixture_counts([source.weight for source in recipe.data], recipe.mixture.num_rows)
+        notes += _shortages(recipe, counts, sources)
+    mean = assumptions.tokens_per_row
+    if mean is None and None not in [source.tokens for source in sources]:
+        mean = sum(count * source.tokens for count, source in zip(counts, sources, strict=True)) / sum(counts)
+    return Rows(sum(counts), mean), notes
+
+
+def _shortages(recipe: Recipe, counts: Iterable[int], sources: Iterable[Rows]) -> Iterable[str]:
+    """A note for each source of a mixture that is planned to have fewer rows than its share, or of which none knows."""
+    for index, (count, source) in enumerate(zip(counts, sources, strict=True)):
+        if source.number is None:
+            yield f"data.{index}: how many rows it has nobody knows; its share of the mixture is {count:,}"
+        elif source.number < count and not recipe.mixture.repeat:
+            yield f"data.{index}: {source.number:,.0f} rows are planned, but its share of the mixture is {count:,}"
 
 
 def _of_supervised(recipe: Recipe, rows: float | None, mean: float, most: int, notes: Iterable[str]) -> Work:
@@ -170,7 +241,9 @@ def _of_supervised(recipe: Recipe, rows: float | None, mean: float, most: int, n
     return Work(per_step, mean, most, steps, notes=tuple(notes))
 
 
-def _of_grpo(recipe: Recipe, assumptions: Assumptions, max_positions: int | None) -> Work:
+def _of_grpo(
+    recipe: Recipe, assumptions: Assumptions, max_positions: int | None, stages: Mapping[str, Work] | None
+) -> Work:
     trainer = recipe.trainer
     per_device, micro_steps = (
         _value(recipe, "per_device_train_batch_size"),
@@ -185,7 +258,8 @@ def _of_grpo(recipe: Recipe, assumptions: Assumptions, max_positions: int | None
     notes = []
     steps = trainer.get("max_steps", -1)
     if steps <= 0:
-        rows, _, _ = _data_of(recipe, assumptions)
+        data, notes = _data_of(recipe, assumptions, stages)
+        rows = data.number
         epochs = trainer.get("num_train_epochs", 3)
         steps = None if rows is None else math.ceil(epochs * rows * group * iterations / per_step)
         if rows is None:
@@ -209,31 +283,71 @@ def _of_grpo(recipe: Recipe, assumptions: Assumptions, max_positions: int | None
     )
 
 
-def _of_distillation(
-    recipe: Recipe, assumptions: Assumptions, rows: int | None, most: int, notes: Iterable[str]
+def _of_distillation(recipe: Recipe, assumptions: Assumptions, data: Rows, most: int, notes: Iterable[str]) -> Work:
+    sampled = _of_generation(recipe, assumptions, recipe.distill, recipe.distill.teacher, data, most, notes)
+    if sampled.kept is None:
+        return sampled
+    kept = sampled.kept
+    work = _of_supervised(recipe, kept.number, min(most, kept.tokens), most, sampled.notes)
+    return replace(work, sampling=sampled.sampling, kept=kept, prompts=sampled.prompts)
+
+
+def _of_generation(
+    recipe: Recipe,
+    assumptions: Assumptions,
+    section: Generate,
+    model: str | None,
+    data: Rows,
+    most: int,
+    notes: Iterable[str],
 ) -> Work:
-    section, processes = recipe.distill, recipe.hardware.num_processes
-    mean = mean_completion(section.max_completion_length, assumptions)
-    if rows is None:
+    """The traces of a model, and which of them are kept; no training."""
+    if data.number is None:
         return Work(row_tokens=most, steps=None, notes=(*notes, "rows of the data are not known: give --rows"))
-    traces = rows * section.samples
+    keep, prompts = recipe.keep, data.number
+    traces = prompts * section.samples
+    mean = mean_completion(section.max_completion_length, assumptions)
     prompt = mean_prompt(most, section.max_completion_length, assumptions)
-    kept = min(traces * assumptions.kept_share, rows * (section.max_kept_per_prompt or math.inf))
-    kept = min(kept, section.max_traces or math.inf)
-    at_once = min(traces, section.batch_size * processes)
-    sampled = Sampling(
-        "the teacher's traces",
-        section.teacher,
-        at_once,
-        traces / at_once,
-        prompt,
-        mean,
-        section.max_completion_length,
+    verified = traces * (assumptions.kept_share if recipe.rewards else 1.0)
+    kept = min(verified, prompts * (keep.max_per_prompt or math.inf), keep.max_traces or math.inf)
+    at_once = min(traces, completions_awaited(recipe, section))
+    what = "the teacher's traces" if recipe.step == "distill" else "traces"
+    sampled = Sampling(what, model, at_once, traces / at_once, prompt, mean, section.max_completion_length)
+    notes = [
+        *notes,
+        f"{kept:,.0f} of {traces:,.0f} traces are taken to be kept, their completions to have {mean:,.0f} tokens",
+    ]
+    if section.endpoint is not None:
+        notes.append(f"{recipe.step}.endpoint samples: what it needs and how long it takes is not planned")
+    return Work(
+        row_tokens=most,
+        sampling=(sampled,),
+        notes=tuple(notes),
+        kept=Rows(kept, prompt + mean),
+        prompts=Rows(prompts, None),
     )
-    tokens = min(most, prompt + mean)
-    note = f"{kept:,.0f} of {traces:,} traces are taken to be kept, their completions to have {mean:,.0f} tokens"
-    work = _of_supervised(recipe, kept, tokens, most, (*notes, note))
-    return Work(work.rows_per_step, work.tokens_per_row, most, work.steps, None, (sampled,), work.notes)
+
+
+def completions_awaited(recipe: Recipe, section: Generate) -> int:
+    """Completions of which the last is waited for before more are sampled.
+
+    By transformers a batch of each process; by a server, which makes its own batches, a file of each process.
+    """
+    processes = recipe.hardware.num_processes
+    if recipe.hardware.vllm is None and section.endpoint is None:
+        return section.batch_size * processes
+    return section.prompts_per_shard * section.samples * processes
+
+
+def endpoint_of(recipe: Recipe) -> Endpoint | None:
+    """The server, not started by the recipe, that samples for it; None if there is none."""
+    section = {"evaluate": recipe.evaluate, "distill": recipe.distill, "generate": recipe.generate}.get(recipe.step)
+    return section.endpoint if section else None
+
+
+def trains(recipe: Recipe) -> bool:
+    """False for the steps that only ask a model."""
+    return recipe.step not in ("generate", "evaluate")
 
 
 def _of_evaluation(recipe: Recipe, assumptions: Assumptions) -> Work:
@@ -249,7 +363,8 @@ def _of_evaluation(recipe: Recipe, assumptions: Assumptions) -> Work:
             notes.append(f"{name}: how many problems it has is not known here; {problems} are assumed")
         most = section.max_new_tokens or benchmark.max_new_tokens
         completions = problems * (section.samples or benchmark.samples)
-        at_once = min(completions, section.batch_size)
+        served = recipe.hardware.vllm is not None or section.endpoint is not None
+        at_once = completions if served else min(completions, section.batch_size)
         for label, model in (section.models or {"model": recipe.model.name}).items():
             sampled.append(
                 Sampling(
@@ -262,6 +377,8 @@ def _of_evaluation(recipe: Recipe, assumptions: Assumptions) -> Work:
                     most,
                 )
             )
+    if section.endpoint is not None:
+        notes.append("evaluate.endpoint samples: what it needs and how long it takes is not planned")
     return Work(sampling=tuple(sampled), notes=tuple(notes))
 
 

@@ -1,8 +1,9 @@
 """Small talk: the general prompts of the tiny recipes, to which there is an answer but nothing to work out.
 
-Somebody with a made-up name of two syllables says something, `Rimo says thanks`, and the reply has the name in it,
-`You are welcome, Rimo.` A reply is not verified while a model is trained: as in the paper, general prompts are not what
-rules can judge. Held-out ones are compared with the one reply that the family writes.
+Somebody with a made-up name of two syllables says something, `Rimo says thanks`, and the reply is what one says to that,
+`You are welcome.` (A reply with the name in it is too hard for a million parameters: they learn to name somebody, and
+not whom.) While a model is trained no reply is verified: as in the paper, general prompts are not what rules can judge.
+Held-out ones are compared with the one reply that the family writes.
 """
 
 import random
@@ -14,11 +15,11 @@ STYLES = ("reply",)
 ORIGIN = "tiny_chat"  # as a mistake in a recipe's parameters names it
 COLUMNS = ("text", "prompt", "completion", "solution")
 REPLIES = {  # what is said -> the reply
-    "hello": "Hello, {}!",
-    "thanks": "You are welcome, {}.",
-    "sorry": "No problem, {}.",
-    "bye": "See you, {}!",
-    "help": "What can I do, {}?",
+    "hello": "Hello!",
+    "thanks": "You are welcome.",
+    "sorry": "No problem.",
+    "bye": "See you soon!",
+    "help": "What can I do?",
 }
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
@@ -36,7 +37,7 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        return REPLIES[self.said].format(self.name)
+        return REPLIES[self.said]
 
     @property
     def unordered(self) -> tuple[str, str]:

@@ -43,7 +43,7 @@ def stage_named(reference: str) -> str:
 def unrolled(pipeline: Recipe) -> Recipe:
     """The pipeline with each round of its loop as stages of their own, and no loop. Raises RecipeError."""
     loop = pipeline.loop
-    if loop is None:
+    if loop is None or pipeline.step != "pipeline":  # the latter is told with the other sections
         return pipeline
     names = [stage.name for stage in pipeline.stages]
     problem = _problem(pipeline, names)

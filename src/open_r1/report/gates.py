@@ -1,17 +1,12 @@
 """What a pipeline demands of a stage before the next one begins -> whether the stage has reached it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+from open_r1 import gates
+from open_r1.recipe import Gate
+from open_r1.report.reading import Run, stage_settings, tolerant
 
-from open_r1.report.reading import Run, stage_settings
-from open_r1.report.scores import finite
-
-LAST_LOGS = 10  # as the recipe's own default
-LIMITS = {"at_least": "≥", "at_most": "≤"}
-COUNTED = ("kept", "kept_share")
 MARKS = {True: "passed", False: "not passed", None: "not known"}
 
 
@@ -25,40 +20,27 @@ class GateState:
 
     @property
     def verdict(self) -> str:
-        return MARKS[self.passed] if self.value is None else f"{MARKS[self.passed]} ({_short(self.value)})"
+        """`passed (0.8075)`."""
+        return MARKS[self.passed] if self.value is None else f"{MARKS[self.passed]} ({self.value:,.4g})"
 
 
-def gates_of(run: Run, stage: Run) -> list[GateState]:
+def gates_of(run: Run, stage: Run, notes: list[str]) -> list[GateState]:
     """The gates that the pipeline sets behind a stage, in its recipe's order."""
-    return [_state(gate, stage) for gate in stage_settings(run, stage.name).get("gate") or []]
+    states = [_state(values, stage, notes) for values in stage_settings(run, stage.name).get("gate") or []]
+    return [state for state in states if state is not None]
 
 
-def _state(gate: Mapping[str, Any], stage: Run) -> GateState:
-    metric = str(gate.get("metric"))
-    limits = {key: limit for key in LIMITS if (limit := finite(gate.get(key))) is not None}
-    demand = " and ".join(f"{LIMITS[key]} {_short(limit)}" for key, limit in limits.items())
-    value = _value(metric, gate.get("last_logs") or LAST_LOGS, stage) if stage.status == "done" else None
-    passed = None
-    if value is not None:
-        passed = limits.get("at_least", value) <= value <= limits.get("at_most", value)
-    return GateState(f"{metric} {demand}", value, passed)
-
-
-def _value(metric: str, last_logs: int, stage: Run) -> float | None:
-    """Of a stage that samples its counts, of an evaluation its scores, of one that trains the mean of its last logs."""
-    if metric in COUNTED:
-        kept, sampled = finite(stage.sampling.get("kept")), finite(stage.sampling.get("sampled"))
-        if metric == "kept" or kept is None:
-            return kept
-        return kept / sampled if sampled else None
-    if metric in stage.metrics:
-        values = pd.to_numeric(stage.metrics[metric], errors="coerce").dropna().tail(last_logs)
-        return None if values.empty else float(values.mean())
-    label, _, rest = metric.partition("/")
-    benchmark, _, name = rest.partition("/")
-    entry = ((stage.scores.get(label) or {}).get("benchmarks") or {}).get(benchmark) or {}
-    return None if entry.get("refused") else finite(entry.get(name))
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _state(values: dict[str, Any], stage: Run, notes: list[str]) -> GateState | None:
+    """None, with a note, for a gate that another version wrote."""
+    try:
+        gate = Gate.model_validate(values)
+    except ValueError as error:
+        notes.append(f"{stage.name}: a gate cannot be read ({str(error).splitlines()[0]})")
+        return None
+    limits = [f"{sign} {limit:g}" for sign, limit in (("≥", gate.at_least), ("≤", gate.at_most)) if limit is not None]
+    demand = f"{gate.metric} {' and '.join(limits)}"
+    is_done = stage.status == "done"
+    value = tolerant(lambda folder: gates.value_of(gate, folder), stage.folder, notes) if is_done else None
+    if not isinstance(value, float):  # a word on why there is none
+        return GateState(demand, None, None)
+    return GateState(demand, value, gates.demand_missed(gate, value) is None)

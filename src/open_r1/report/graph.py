@@ -10,8 +10,8 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from open_r1.recipe import STAGE_REFERENCE
+from open_r1.recipe.loop import references_in, stage_named
 from open_r1.report.reading import Run, stage_settings
-from open_r1.stages import references_of
 
 What = Literal["model", "data"]
 NUM_PARTS_SHOWN = 2  # of a path
@@ -107,10 +107,9 @@ def _edges_into(run: Run, stage: Run, names: set[str]) -> Iterator[Edge]:
         name = str(parent.get("run") or _name(parent))
         yield Edge(Source(what, name, _short(name)), stage.name, what, recorded)
     if not recorded:
-        for key, value in (stage_settings(run, stage.name).get("set") or {}).items():
-            for name in references_of(value):
-                if name in names:
-                    yield Edge(name, stage.name, "data" if key.partition(".")[0] == "data" else "model", recorded)
+        for key, reference in references_in(stage_settings(run, stage.name).get("set") or {}).items():
+            if (name := stage_named(reference)) in names:
+                yield Edge(name, stage.name, "data" if key.endswith(".path") else "model", recorded)
 
 
 def _inputs(recipe: Mapping[str, Any]) -> Iterator[tuple[What, str]]:
@@ -138,7 +137,7 @@ def _is_stage(parent: Mapping[str, Any], names: set[str]) -> bool:
 def _stage_that_made(name: str, run: Run, names: set[str]) -> str | None:
     """The stage that a model or data path of a recipe belongs to, None if it is from outside."""
     if name.startswith(STAGE_REFERENCE):
-        stage = name.removeprefix(STAGE_REFERENCE)
+        stage = stage_named(name)
     else:
         path, folder = PurePath(name), run.folder.resolve()
         stage = path.relative_to(folder).parts[0] if path != folder and path.is_relative_to(folder) else None

@@ -109,7 +109,7 @@ def _section(run: Run, stage: Run, stages: list[Run], blocks: list[Block], notes
     return StageSection(
         stage=stage,
         facts=[fact for fact in (step, status_text(stage), duration, cost and cost_text(cost)) if fact],
-        gates=[] if stage is run else gates_of(run, stage),
+        gates=[] if stage is run else gates_of(run, stage, notes),
         scores=scores,
         funnel=_funnel(stage.sampling),
         curves=draw_curves(stage, notes),

@@ -1,7 +1,6 @@
 """A run directory -> Run. What is missing or broken becomes a note for the reader, never an error."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ Content = TypeVar("Content")
 
 STEPS_WITH_METRICS = ("pretrain", "sft", "grpo", "distill")
 COUNTS_FILES = ("generate.json", "distill.json")  # what a step that samples leaves of its completions
-ROUND = re.compile(r"_\d+$")  # of a stage inside a loop, from the second round on
 COMPLETION_COLUMNS = ["prompt", "gold", "completions", "num_tokens", "truncated", "scores"]
 
 
@@ -35,7 +33,7 @@ class Run:
     sampling: Mapping[str, Any]
     """prompts, sampled, kept and dropped of a step that samples."""
     frozen: Mapping[str, Any]
-    """The recipe that a pipeline has put aside for a stage which has not begun."""
+    """The recipe in the run's directory, or for a stage in its pipeline's, where there is no record yet."""
 
     @property
     def title(self) -> str:
@@ -71,25 +69,25 @@ class Run:
 
 def read_all(run_dir: Path, notes: list[str]) -> tuple[Run, list[Run]]:
     """The run and its stages in order; a run that is no pipeline is its own only stage."""
-    run = _read_run(run_dir, run_dir.resolve().name, {}, notes)
+    # A pipeline whose stages are run one by one, as jobs of their own, has no record before all are done.
+    begun = tolerant(_yaml_mapping, run_dir / RECIPE_FILE, notes) or {}
+    run = _read_run(run_dir, run_dir.resolve().name, begun, notes)
     frozen = {
         name: tolerant(_yaml_mapping, run_dir / FROZEN_STAGES / f"{name}.yaml", notes) or {}
-        for name in _stage_names(run, run_dir, notes)
+        for name in _stage_names(run, run_dir)
     }
     return run, [_read_run(run_dir / name, name, recipe, notes) for name, recipe in frozen.items()] or [run]
 
 
 def stage_settings(run: Run, name: str) -> Mapping[str, Any]:
-    """What a pipeline's recipe says of a stage; of a later round of a loop, what it says of the first one."""
-    entries = {entry.get("name"): entry for entry in run.recipe.get("stages") or []}
-    return entries.get(name) or entries.get(ROUND.sub("", name)) or {}
+    """What a pipeline's recipe says of a stage; nothing if it does not know it."""
+    return next((entry for entry in run.recipe.get("stages") or [] if entry.get("name") == name), {})
 
 
-def _stage_names(run: Run, run_dir: Path, notes: list[str]) -> list[str]:
-    """As the pipeline was begun, rounds of a loop among them; then stages that only their directories tell of."""
-    begun = (tolerant(_yaml_mapping, run_dir / RECIPE_FILE, notes) or {}) if run.step == "pipeline" else {}
-    names = [stage["name"] for stage in begun.get("stages") or run.recipe.get("stages") or []]
-    if run.record and run.step != "pipeline":
+def _stage_names(run: Run, run_dir: Path) -> list[str]:
+    """In the recipe's order, rounds of a loop among them; then stages that only their directories tell of."""
+    names = [stage["name"] for stage in run.recipe.get("stages") or []]
+    if run.recipe and run.step != "pipeline":
         return names
     files = sorted(run_dir.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
     found = [file.parent.name for file in files if "." not in file.parent.name]  # a dot: put aside as stale
@@ -124,13 +122,13 @@ def _read_run(folder: Path, name: str, frozen: Mapping[str, Any], notes: list[st
     if record is None:
         notes.append(f"{name}: no run.json; it has not been started, or its directory was moved")
         record = {}
-    scores = tolerant(_json_object, folder / "scores.json", notes) or record.get("scores") or {}
+    scores = tolerant(json_object, folder / "scores.json", notes) or record.get("scores") or {}
     metrics = _read_metrics(folder / METRICS_FILE, notes)
     if metrics.empty and record.get("step") in STEPS_WITH_METRICS:
         notes.append(f"{name}: no metrics.jsonl, so no curves")
     if record.get("step") == "evaluate" and not scores:
         notes.append(f"{name}: no scores.json, so nothing of it is in the tables")
-    counts = (tolerant(_json_object, folder / file, notes) for file in COUNTS_FILES)
+    counts = (tolerant(json_object, folder / file, notes) for file in COUNTS_FILES)
     return Run(name, folder, record, metrics, scores, next(filter(None, counts), {}), frozen)
 
 
@@ -153,7 +151,8 @@ def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _json_object(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError if it holds none."""
     value = json.loads(_text(file))
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")

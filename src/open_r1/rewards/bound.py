@@ -107,7 +107,9 @@ class BoundReward:
                     log_metric(metric, value)
             log_metric(f"rewards/{self.__name__}/seconds", work.seconds)
             log_metric(f"rewards/{self.__name__}/seconds_waited", time.monotonic() - called)
-            asked = [value for value, row in zip(work.values, self._asked(columns, len(work.values)), strict=True) if row]
+            asked = [
+                value for value, row in zip(work.values, self._asked(columns, len(work.values)), strict=True) if row
+            ]
             log_metric(f"rewards/{self.__name__}/none_share", asked.count(None) / max(1, len(asked)))
         if self._shuffle_seed is None:
             return work.values

@@ -72,7 +72,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="section.key=value, checked like the file")
     parser.add_argument("--site", type=Path, metavar="FILE", help=f"default: {VARIABLE}, else slurm/site.yaml")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="where run directories are made (default: the site's)")
-    parser.add_argument("--shares", type=int, metavar="N", help="split evaluate, generate and distill over so many jobs")
+    parser.add_argument(
+        "--shares", type=int, metavar="N", help="split evaluate, generate and distill over so many jobs"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check, print the scripts and commands, do nothing")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.shares is not None and arguments.shares < 1:
