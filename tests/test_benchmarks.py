@@ -372,7 +372,8 @@ def test_a_benchmark_is_scored_without_a_tokenizer(tmp_path):
                 yield (index, 0), Completion("<think>7</think>ANSWER: 15", 5, truncated=False)
 
     benchmark = dataclasses.replace(BENCHMARKS["math_500"], samples=1)
-    result = run_benchmark(Server(), "math_500", benchmark, tmp_path, batch_size=4, seed=0, rows=MATH)
+    journal = tmp_path / "journal.jsonl"
+    result = run_benchmark(Server(), "math_500", benchmark, tmp_path, journal, batch_size=4, seed=0, rows=MATH)
     assert result.metrics["pass@1"] == 0.25 and result.max_new_tokens == 32768
 
 

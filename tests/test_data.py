@@ -346,6 +346,12 @@ def test_rows_are_chosen_then_thinned_then_sorted(load, numbered):
     assert max(levels[row] for row in chosen) <= 49
 
 
+def test_a_fraction_is_drawn_and_not_cut_off(load, numbered):
+    source = numbered("a", range(40), fraction=0.25)
+    assert len(set(numbers(load("grpo", [source])))) == 10
+    assert sorted(numbers(load("grpo", [source]))) != sorted(numbers(load("grpo", [source], seed=1)))
+
+
 @pytest.mark.parametrize(
     ("weights", "num_rows", "counts"),
     [

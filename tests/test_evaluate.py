@@ -235,26 +235,31 @@ def test_few_missing_verdicts_are_left_out_and_many_stop_the_run(tiny_model, tmp
     assert not (run_dir / "completions" / "model-tiny_sums.json").exists()
 
 
-def test_a_run_that_is_taken_up_scores_what_is_missing(tiny_model, tmp_path, monkeypatch):
-    from open_r1.benchmarks import lighteval_adapter
-
-    section = {"benchmarks": ["tiny_sums"], "num_problems": 3}
+def test_a_run_that_is_taken_up_samples_what_is_missing(tiny_model, tmp_path, monkeypatch):
+    section = {"benchmarks": ["tiny_sums"], "num_problems": 3, "samples": 2}
     section["models"] = {label: str(tiny_model) for label in "abc"}
     run_dir = write_recipe(tmp_path / "run", evaluate=section)
     sampled = []
 
-    def collect(backend, conversations, sampling, description):
-        sampled.append(description)
-        if len(sampled) == 2:
-            raise OSError("the machine goes down")
-        return [[Completion("</think>1", num_tokens=2, truncated=False)] for _ in conversations]
+    def sample(backend, conversations, sampling, wanted=None):
+        for row in sorted(wanted):
+            if len(sampled) == 10:
+                sampled.append("the machine goes down")
+                raise OSError("the machine goes down")
+            sampled.append(row)
+            yield row, Completion(f"</think>{row}", num_tokens=2, truncated=False)
 
-    monkeypatch.setattr(lighteval_adapter, "collect", collect)
+    monkeypatch.setattr(TransformersBackend, "sample", sample)
     with pytest.raises(OSError, match="goes down"):
         scores_of(run_dir)
     assert not (run_dir / "scores.json").exists()
+    assert [file.name for file in (run_dir / "completions").glob("*.jsonl")] == ["b-tiny_sums.jsonl"]
     assert list(scores_of(run_dir)) == ["a", "b", "c"]
-    assert sampled == [f"{label} on tiny_sums" for label in "abbc"]
+    rows = [(problem, number) for problem in range(3) for number in range(2)]
+    assert sampled == [*rows, *rows[:4], "the machine goes down", *rows[4:], *rows]
+    answers = parquet.read_table(run_dir / "completions/b-tiny_sums.parquet")["completions"].to_pylist()
+    assert answers == [[f"</think>{row}" for row in rows if row[0] == problem] for problem in range(3)]
+    assert not list((run_dir / "completions").glob("*.jsonl"))
 
 
 @pytest.mark.parametrize(

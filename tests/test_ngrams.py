@@ -110,7 +110,7 @@ def test_matches_come_in_order_with_the_longest_shared_run():
     problems = {"long": [f"{EIGHT} nine ten", "something else"], "short": ["four five six"]}
     found = list(Ngrams(problems, 4, 3).matches(["nothing", f"three FOUR  five six | {EIGHT} 9"], first_row=70))
     assert found == [Match(71, "long", 0, EIGHT), Match(71, "short", 0, "four five six")]
-    turned = list(Ngrams(problems, 4, 3).matches([f"four five six, {EIGHT}"]))
+    turned = list(Ngrams(problems, 4, 3).matches([f"four five six | {EIGHT}"]))
     assert [match.benchmark for match in turned] == ["long", "short"]
 
 

@@ -22,7 +22,7 @@ from open_r1.planning.mends import compared, mends_of, with_overrides
 from open_r1.planning.plan import plan_of, plans_of
 from open_r1.planning.start import CHARACTER_VOCABULARY, recipe_that_makes
 from open_r1.planning.throughput import Engines, passes_over_logprobs, rollout_seconds
-from open_r1.planning.work import Sampling, work_of
+from open_r1.planning.work import Rows, Sampling, work_of
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 
 H100 = GPUS["h100_80gb"]
@@ -318,6 +318,13 @@ MISFITS = {
     "all weights on 24 GB": sft({"max_length": 2048}, model={"name": "Qwen/Qwen2.5-1.5B"}, hardware=ON_24),
     "no room for one completion": grpo({"vllm_gpu_memory_utilization": 0.2}),
     "copies of everything": sft(hardware={"gpus_per_node": 8, "accelerate": "ddp", "gpu": "h100_80gb"}),
+    "a server's copy on one GPU": {
+        "step": "generate",
+        "model": {"name": "Qwen/Qwen2.5-32B"},
+        "data": [sums(64)],
+        "generate": {"max_completion_length": 30_000},
+        "hardware": {"gpu": "a100_40gb", "vllm": {"data_parallel_size": 2}},
+    },
 }
 
 
@@ -407,6 +414,214 @@ def test_decoding_is_bound_by_what_is_read():
     many = Sampling("", None, 100, 1, 0, 1000, 1000)
     halved = rollout_seconds(architecture, Engines(1, 1, 0.0, 50 * 1000, 2), H100, many, whole)
     assert halved == pytest.approx(2 * weights, rel=0.2)  # the cache holds fifty
+
+
+# --- Sampling without training
+
+
+def generate(generate: dict | None = None, **sections) -> dict:
+    keys = {"samples": 4, "max_completion_length": 1000, **(generate or {})}
+    hardware = {"gpu": "h100_80gb", "vllm": {"data_parallel_size": 2}}
+    model = {"name": "Qwen/Qwen2.5-7B"}
+    return {"step": "generate", "model": model, "data": [sums(64)], "generate": keys, "hardware": hardware, **sections}
+
+
+def evaluation(**sections) -> dict:
+    recipe = generate(evaluate={"benchmarks": ["math_500"], "max_new_tokens": 1000}, **sections)
+    return {key: value for key, value in recipe.items() if key not in ("generate", "data")} | {"step": "evaluate"}
+
+
+ENDPOINT = {"base_url": "http://localhost:8000/v1", "model": "served"}
+ALL_OF_THE_LENGTH = Assumptions(mean_completion_tokens=1000)
+
+
+def plan_named(write_recipe, sections: dict, assumptions: Assumptions = ALL_OF_THE_LENGTH):
+    (plan,) = plans_of(recipe_of(write_recipe, sections), assumptions)
+    return plan
+
+
+def test_hours_of_a_server_are_its_bytes_over_its_bandwidth(write_recipe):
+    """256 completions on two copies, which have 64 requests each: two waves of 1,000 steps, each reading all weights."""
+    plan = plan_named(write_recipe, generate())
+    architecture = plan.architecture
+    weights = 2 * 1000 * 2 * 7_615_616_512
+    cache = 128 * 1000 * (256 + 1000) * 4 * 28 * 512  # bytes a token: keys and values of 2 bytes, 4 heads x 128
+    prefill = 128 * 256 * 2 * architecture.num_multiplied / (0.33 * 989e12)
+    seconds = (weights + cache) / (0.6 * 3350e9) + prefill
+    assert plan.time.seconds == {"sampling": pytest.approx(seconds), "start": 300}
+    assert plan.hours == pytest.approx((seconds + 300) / 3600)
+
+
+@pytest.mark.parametrize(
+    ("keys", "hardware", "completions", "num_rollouts"),
+    [
+        ({}, {"vllm": {}}, 256, 1),
+        ({"prompts_per_shard": 8}, {"vllm": {}}, 32, 8),  # a file is waited for before the next is begun
+        ({"prompts_per_shard": 8}, {"vllm": {}, "processes_per_node": 2}, 64, 4),
+        ({"batch_size": 16}, {"gpus_per_node": 2, "accelerate": "ddp"}, 32, 8),
+    ],
+    ids=["server", "files", "files of two processes", "transformers"],
+)
+def test_completions_that_are_waited_for(keys, hardware, completions, num_rollouts, write_recipe):
+    (sampling,) = plan_named(write_recipe, generate(keys, hardware=hardware)).work.sampling
+    assert (sampling.completions, sampling.num_rollouts) == (completions, num_rollouts)
+    assert sampling.tokens == 64 * 4 * 1000
+
+
+@pytest.mark.parametrize("sections", [generate, evaluation])
+def test_server_that_only_answers_has_its_share_of_each_gpu(sections, write_recipe):
+    plan = plan_named(write_recipe, sections())
+    rows = plan.memory.rows
+    assert rows[SERVING] == rows["vLLM's share"] == pytest.approx(0.9 * 80)
+    assert rows["KV cache"] == pytest.approx(0.9 * 80 - 2 * 7_615_616_512 / GIB - 2)
+    assert TRAINING not in rows
+    assert (plan.nodes.gpus, plan.usd) == (2, pytest.approx(2 * 2.0 * plan.hours))
+
+
+def test_gpus_that_sample_by_themselves_share_the_prompts(write_recipe):
+    """Twice the GPUs: half of the batches, each as long as before."""
+    one, two = (
+        plan_named(write_recipe, generate({"batch_size": 16}, hardware={"gpus_per_node": gpus, "accelerate": "ddp"}))
+        for gpus in (1, 2)
+    )
+    assert one.time.seconds["sampling"] == pytest.approx(2 * two.time.seconds["sampling"])
+    assert SAMPLING in one.memory.rows
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        generate({"endpoint": ENDPOINT}, model={}, hardware={}),
+        evaluation(evaluate={"benchmarks": ["math_500"], "endpoint": ENDPOINT}, model={"name": "a/b"}, hardware={})
+        if False
+        else {
+            "step": "evaluate",
+            "model": {"name": "a/b"},
+            "evaluate": {"benchmarks": ["math_500"], "endpoint": ENDPOINT},
+        },
+    ],
+    ids=["generate", "evaluate"],
+)
+def test_of_an_endpoint_only_tokens_are_planned(sections, write_recipe, capsys):
+    file = write_recipe(**sections)
+    assert main([str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "model      that of served at http://localhost:8000/v1" in shown
+    assert "endpoint samples: what it needs and how long it takes is not planned" in shown
+    assert "Time: hours not known, cost not known" in shown
+    assert "Memory" not in shown
+    assert plans_of(load_recipe(file))[0].work.sampling[0].tokens > 0
+
+
+def test_training_is_planned_where_an_endpoint_is_the_teacher(write_recipe):
+    section = {"teacher": "nobody/knows", "max_completion_length": 1000, "endpoint": ENDPOINT}
+    plan = plan_named(write_recipe, {**sft(), "step": "distill", "rewards": ["accuracy"], "distill": section})
+    assert set(plan.time.seconds) == {"training", "start"}
+    assert SAMPLING not in plan.memory.rows
+
+
+@pytest.mark.parametrize(
+    ("keep", "rewards", "kept"),  # of 64 prompts with 2 completions each
+    [
+        ({}, ["accuracy"], 64),  # half of them
+        ({}, [], 128),  # nobody judges
+        ({"max_per_prompt": 1}, ["accuracy"], 48),  # both of a prompt are wrong in a quarter of the cases
+        ({"max_traces": 10}, ["accuracy"], 10),
+    ],
+    ids=["all", "not judged", "one a prompt", "so many in all"],
+)
+def test_traces_that_are_kept(keep, rewards, kept, write_recipe):
+    plan = plan_named(write_recipe, generate({"samples": 2}, keep=keep, rewards=rewards))
+    assert plan.work.kept == Rows(kept, 256 + 1000)
+
+
+def test_student_trains_on_what_is_kept_of_its_teacher_s(write_recipe):
+    section = {"teacher": "Qwen/Qwen2.5-7B", "max_completion_length": 1000, "samples": 2}
+    sections = sft({"max_steps": -1, "num_train_epochs": 1}, keep={"max_per_prompt": 1}, distill=section)
+    plan = plan_named(write_recipe, {**sections, "step": "distill", "rewards": ["accuracy"]})
+    assert plan.work.steps == 48 / 8
+
+
+# --- Data that a run makes, and mixtures
+
+
+def mixture(*weights: float, num_rows: int, repeat: bool = False, **sections) -> dict:
+    data = [{**sums(64), "weight": weight} for weight in weights]
+    keys = {"max_steps": -1, "num_train_epochs": 1}
+    return sft(keys, mixture={"num_rows": num_rows, "repeat": repeat}, **{"data": data, **sections})
+
+
+def test_mixture_has_as_many_rows_as_it_says(write_recipe):
+    assert plan_named(write_recipe, mixture(1, 1, num_rows=80)).work.steps == 80 / 8
+
+
+def test_mixture_is_as_long_as_its_shares_make_it(write_recipe, monkeypatch):
+    """Three rows of 6,300 tokens (cut off at 4,096 a row in the mean) for each of 980: what the entries of the Hub say."""
+    data = [
+        {"name": "open-r1/Mixture-of-Thoughts", "config": "math", "weight": 3},
+        {"name": "HuggingFaceTB/smol-smoltalk", "weight": 1},
+    ]
+    plan = plan_named(write_recipe, mixture(num_rows=80, data=data, trainer={"max_length": 8192, "max_steps": 1}))
+    assert plan.work.tokens_per_row == (3 * 6300 + 980) / 4
+
+
+def test_source_with_too_few_rows_for_its_share_is_told(write_recipe):
+    data = [{"name": "open-r1/codeforces", "config": "verifiable-prompts", "weight": 3}, {**sums(64), "weight": 1}]
+    plan = plan_named(write_recipe, mixture(num_rows=40, data=data))
+    assert plan.work.notes == (plan.work.notes[-1],)  # but for the tokens, which nobody knows
+    few = plan_named(write_recipe, mixture(num_rows=40_000, repeat=True, data=data))
+    assert not any("planned" in note for note in few.work.notes)
+    data[1]["weight"] = 0.001
+    told = plan_named(write_recipe, mixture(num_rows=40_000, data=data)).work.notes[0]
+    assert told == "data.0: 16,000 rows are planned, but its share of the mixture is 39,987"
+
+
+def pipeline_of(write_recipe, folder: str = "", **sections) -> Recipe:
+    write_recipe(file_name="sample.yaml", **generate({"samples": 2}, rewards=["accuracy"]))
+    keys = {"max_steps": -1, "num_train_epochs": 1}
+    write_recipe(file_name="train.yaml", **sft(keys, data=[{"path": "nowhere.jsonl", **sections}]))
+    stages = [
+        {"name": "sampling", "recipe": "sample.yaml"},
+        {"name": "training", "recipe": "train.yaml", "set": {"data.0.path": f"stage:sampling{folder}"}},
+    ]
+    return load_recipe(write_recipe(step="pipeline", stages=stages))
+
+
+@pytest.mark.parametrize(
+    ("folder", "sections", "rows", "tokens"),
+    [("", {}, 64, 1256), ("/prompts", {}, 64, 4096), ("", {"fraction": 0.5}, 32, 1256)],
+    ids=["kept", "prompts", "half of them"],
+)
+def test_stage_trains_on_what_an_earlier_one_is_planned_to_keep(folder, sections, rows, tokens, write_recipe):
+    _, training = plans_of(pipeline_of(write_recipe, folder, **sections), ALL_OF_THE_LENGTH)
+    assert (training.work.steps, training.work.tokens_per_row) == (rows / 8, tokens)
+
+
+def test_rows_of_another_run_are_those_that_its_recipe_is_planned_to_keep(write_recipe):
+    path = str(RUNS / "r1-qwen2.5-7b" / "rejection_sampling" / "no run yet" / "kept")
+    work = work_of(load_recipe(REPOSITORY / "recipes/r1-qwen2.5-7b/rejection_sampling.yaml"), Assumptions())
+    plan = plan_named(write_recipe, sft({"max_steps": -1, "num_train_epochs": 1}, data=[{"path": path}]), Assumptions())
+    assert plan.work.steps == -(-round(work.kept.number) // 8)
+
+
+def test_rows_of_a_run_that_has_been_are_counted(write_recipe, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "kept").mkdir()
+    for part in range(2):
+        table = pyarrow.table({"prompt": ["a"] * 12, "completion": ["b"] * 12})
+        pyarrow.parquet.write_table(table, tmp_path / "kept" / f"part-{part}.parquet")
+    keys = {"max_steps": -1, "num_train_epochs": 1}
+    plan = plan_named(write_recipe, sft(keys, data=[{"path": str(tmp_path / "kept")}]))
+    assert plan.work.steps == 24 / 8
+
+
+def test_rows_that_nobody_knows_are_asked_for(write_recipe):
+    path = str(RUNS / "nowhere" / "latest" / "kept")
+    plan = plan_named(write_recipe, sft({"max_steps": -1}, data=[{"path": path}]))
+    assert plan.work.steps is None
+    assert "rows of the data are not known: give --rows, or trainer.max_steps" in plan.work.notes
 
 
 # --- Every recipe

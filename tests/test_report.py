@@ -14,6 +14,11 @@ from rich.console import Console
 
 from open_r1.report import comparison, pictures, print_table, reading, write_report
 from open_r1.report.__main__ import main
+from open_r1.report.commands import run_command, stage_command
+from open_r1.report.gates import gates_of
+from open_r1.report.graph import Source, graph_of
+from open_r1.report.layout import wrapped
+from open_r1.report.samples import samples_of
 from open_r1.report.scores import score_blocks
 from open_r1.report.table import count_text, minutes_text, pass_text
 
@@ -162,6 +167,13 @@ def pipeline_page(tmp_path_factory) -> str:
         "33 minutes",
         "Dead groups:",
         "R1 in small",
+        "model of cold_start → reasoning_rl",
+        'href="#stage-reasoning_rl"',
+        'id="stage-reasoning_rl"',
+        "✓ done",
+        "kept 6,100",
+        "mv ",
+        "--stage reasoning_rl",
     ],
 )
 def test_the_page_of_a_pipeline_shows(pipeline_page, shown):
@@ -344,3 +356,305 @@ def test_a_long_completion_loses_its_middle():
 def test_a_wrong_directory_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def write_stages(root: Path, stages: list[dict], **records: dict) -> Path:
+    """A pipeline with these entries of `stages`, and a record for each of `records`: step and what differs."""
+    run = root / "pipeline"
+    write_record(run, "pipeline", recipe={"step": "pipeline", "stages": stages})
+    for name, record in records.items():
+        write_record(run / name, **record)
+    return run
+
+
+def edges_of(run: Path, notes: list[str] | None = None) -> set[tuple[str, str, str, bool]]:
+    """(what feeds, stage, model or data, recorded) of each edge; a source by its label."""
+    graph = graph_of(*reading.read_all(run, []), notes if notes is not None else [])
+    label = {True: lambda node: f"[{node.label}]", False: str}
+    return {
+        (label[isinstance(edge.parent, Source)](edge.parent), edge.stage, edge.what, edge.recorded)
+        for edge in graph.edges
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "edges"),
+    [
+        pytest.param(
+            {"parents": [{"name": "first", "run": "{run}/first", "weights_sha256": "w"}]},
+            {("first", "second", "model", True)},
+            id="model of a stage",
+        ),
+        pytest.param(
+            {"parents": [{"name": "first", "run": "{run}/first", "data_sha256": "d"}]},
+            {("first", "second", "data", True)},
+            id="data of a stage",
+        ),
+        pytest.param(
+            {
+                "parents": [{"name": "first", "run": "{run}/first", "weights_sha256": "w"}],
+                "recipe": {"model": {"name": "{run}/first/model"}, "data": [{"path": "./sums.jsonl"}]},
+            },
+            {("first", "second", "model", True), ("[sums.jsonl]", "second", "data", True)},
+            id="a model once, and a file",
+        ),
+        pytest.param(
+            {
+                "parents": [{"name": "first", "run": "/before/first", "weights_sha256": "w"}],
+                "recipe": {"model": {"name": "/before/first/model"}},
+            },
+            {("first", "second", "model", True)},
+            id="a pipeline that was moved",
+        ),
+        pytest.param(
+            {"recipe": {"model": {"name": "{run}/first/model"}}},
+            {("first", "second", "model", True)},
+            id="a recipe without parents",
+        ),
+        pytest.param(
+            {"recipe": {"data": [{"path": "{run}/first/kept"}]}},
+            {("first", "second", "data", True)},
+            id="data in a recipe without parents",
+        ),
+        pytest.param(
+            {
+                "parents": [{"name": "first", "run": "/other/models", "weights_sha256": "w"}],
+                "recipe": {"model": {"name": "/other/models/teacher"}},
+            },
+            {("[models/teacher]", "second", "model", True)},
+            id="a run from outside that is called like a stage",
+        ),
+        pytest.param(
+            {"recipe": {"distill": {"teacher": "org/teacher"}, "data": [{"procedural": {"family": "sums"}}]}},
+            {("[org/teacher]", "second", "model", True), ("[sums]", "second", "data", True)},
+            id="a teacher from the Hub and problems that are made",
+        ),
+        pytest.param(
+            {
+                "recipe": {
+                    "model": {"name": "org/template"},
+                    "evaluate": {"models": {"a": "org/a", "b": "{run}/first/model"}},
+                }
+            },
+            {("[org/a]", "second", "model", True), ("first", "second", "model", True)},
+            id="the models that are scored",
+        ),
+        pytest.param(
+            {"parents": [{"name": "gone", "run": "/elsewhere/gone", "weights_sha256": "w"}], "recipe": {}},
+            {("[elsewhere/gone]", "second", "model", True)},
+            id="a record that lost its recipe",
+        ),
+    ],
+)
+def test_what_feeds_a_stage(tmp_path, record, edges):
+    here = json.loads(json.dumps(record).replace("{run}", str(tmp_path / "pipeline")))
+    stages = [{"name": "first"}, {"name": "second"}]
+    run = write_stages(tmp_path, stages, first={"step": "sft", "recipe": {}}, second={"step": "sft", **here})
+    assert edges_of(run) == edges
+
+
+def test_a_parent_that_stands_behind_its_child_is_a_note(tmp_path):
+    parents = [{"name": "second", "run": "/x/second", "weights_sha256": "w"}]
+    record = {"step": "sft", "recipe": {}}
+    run = write_stages(
+        tmp_path, [{"name": "first"}, {"name": "second"}], first={**record, "parents": parents}, second=record
+    )
+    notes: list[str] = []
+    assert edges_of(run, notes) == set() and len(notes) == 1
+
+
+def test_what_has_not_begun_is_fed_as_its_recipe_means_it(tmp_path):
+    stages = [
+        {"name": "first"},
+        {"name": "second", "set": {"model": {"name": "stage:first"}, "data.0.path": "stage:first/prompts"}},
+    ]
+    assert edges_of(write_stages(tmp_path, stages, first={"step": "sft", "recipe": {}})) == {
+        ("first", "second", "model", False),
+        ("first", "second", "data", False),
+    }
+
+
+def test_a_pipeline_whose_stages_are_jobs_has_a_page_before_it_has_a_record(tmp_path, no_pictures):
+    run = write_pipeline(tmp_path)
+    (run / "run.json").unlink()
+    stages = [{"name": name, "recipe": f"stages/{name}.yaml"} for name in ("base", "cold_start", "to_come")]
+    (run / "recipe.yaml").write_text(json.dumps({"step": "pipeline", "stages": stages}))
+    (run / "stages").mkdir()
+    (run / "stages" / "to_come.yaml").write_text("step: grpo\nmodel: {name: 'stage:cold_start'}\n")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert 'href="#stage-to_come"' in page and "model of cold_start → to_come" in page
+    assert "to_come (grpo, not run) takes the model of cold_start" in page
+
+
+GATES = {  # id -> (gate, what the stage left, what the page says)
+    "passed": ({"metric": "kept", "at_least": 100}, {"generate.json": {"kept": 100}}, "passed (100)"),
+    "missed": ({"metric": "kept", "at_least": 101}, {"generate.json": {"kept": 100}}, "not passed (100)"),
+    "too much": ({"metric": "kept", "at_most": 99.0}, {"generate.json": {"kept": 100}}, "not passed (100)"),
+    "no value": ({"metric": "kept", "at_least": 1.0}, {}, "not known"),
+    "score": (
+        {"metric": "x/sums/pass@1", "at_least": 0.25},
+        {"scores.json": {"x": {"benchmarks": {"sums": {"pass@1": 0.5}}}}},
+        "passed (0.5)",
+    ),
+    "refused": (
+        {"metric": "x/sums/pass@1", "at_least": 0.25},
+        {"scores.json": {"x": {"benchmarks": {"sums": {"pass@1": None, "refused": "cut off"}}}}},
+        "not known",
+    ),
+}
+
+
+@pytest.mark.parametrize(("gate", "files", "verdict"), GATES.values(), ids=GATES)
+def test_a_gate_says_how_it_stands(tmp_path, gate, files, verdict):
+    run = write_stages(tmp_path, [{"name": "x", "gate": [gate]}], x={"step": "generate"})
+    for name, content in files.items():
+        (run / "x" / name).write_text(json.dumps(content))
+    pipeline, (stage,) = reading.read_all(run, [])
+    assert [state.verdict for state in gates_of(pipeline, stage, [])] == [verdict]
+
+
+def test_a_gate_of_a_stage_that_is_not_done_is_open(tmp_path):
+    gate = {"metric": "kept", "at_least": 1.0}
+    run = write_stages(tmp_path, [{"name": "x", "gate": [gate]}], x={"step": "generate", "status": "running"})
+    (run / "x" / "generate.json").write_text('{"kept": 5}')
+    pipeline, (stage,) = reading.read_all(run, [])
+    assert [state.passed for state in gates_of(pipeline, stage, [])] == [None]
+
+
+def test_a_gate_of_another_version_is_a_note(tmp_path):
+    run = write_stages(tmp_path, [{"name": "x", "gate": [{"metric": "kept"}]}], x={"step": "generate"})
+    pipeline, (stage,) = reading.read_all(run, [])
+    notes: list[str] = []
+    assert gates_of(pipeline, stage, notes) == [] and len(notes) == 1
+
+
+@pytest.mark.parametrize("file", ["generate.json", "distill.json"])
+def test_the_funnel_of_a_stage_that_samples(tmp_path, file):
+    write_record(tmp_path / "x", "generate")
+    counts = {"prompts": 500, "sampled": 2000, "kept": 1500, "dropped": {"too_long": 100, "truncated": 400}}
+    (tmp_path / "x" / file).write_text(json.dumps(counts | {"tokens_per_second": 1234.5, "counts": {"retries": 3}}))
+    page = write_report(tmp_path / "x").read_text(encoding="utf-8")
+    rows = [re.sub(r"<[^>]*>", "|", row) for row in re.findall(r"<tr><td>.*?</tr>", page)]
+    shown = [[cell for cell in row.split("|") if cell][:3] for row in rows]
+    assert shown[:4] == [
+        ["sampled", "2,000"],
+        ["kept", "1,500", "75.0 %"],
+        ["truncated", "400", "20.0 %"],
+        ["too_long", "100", "5.0 %"],
+    ]
+    assert "sampled for 500 prompts" in page and "1,234 tokens a second, retries: 3" in page
+
+
+def test_samples_of_a_model_are_its_first_right_and_its_first_wrong_answer(tmp_path):
+    run = write_pipeline(tmp_path)
+    _, stages = reading.read_all(run, [])
+    grpo = next(stage for stage in stages if stage.step == "grpo")
+    found = [(sample.verdict, sample.prompt) for sample in samples_of(grpo, stages, [])]
+    assert found == [("right", "7+5+0=?"), ("wrong", "7+5+2=?")]
+
+
+def test_an_evaluation_shows_answers_of_models_that_no_stage_made(tmp_path):
+    run = write_pipeline(tmp_path)
+    write_completions(run / "scores" / "completions" / "student_base-sums.parquet", [("3", None), ("x", 0.0)])
+    _, stages = reading.read_all(run, [])
+    (sample,) = samples_of(stages[-1], stages, [])
+    assert (sample.where, sample.verdict, sample.prompt) == ("student_base, sums", "wrong", "7+5+1=?")
+
+
+def test_samples_of_a_stage_that_samples_are_kept_and_dropped_ones(tmp_path):
+    write_record(tmp_path / "x", "generate")
+    (tmp_path / "x" / "generate.json").write_text('{"sampled": 3, "kept": 1}')
+    prompt = [{"role": "user", "content": "7+5=?"}]
+    tables = {
+        "kept/part-00000": [{"prompt": prompt, "completion": [{"role": "assistant", "content": "kept one"}]}],
+        "completions/part-00000": [
+            {"prompt": prompt, "completion": "", "refused": "HTTP 400", "dropped_for": "refused"},
+            {"prompt": prompt, "completion": "a near-duplicate of what is kept", "refused": None, "dropped_for": None},
+            {"prompt": prompt, "completion": "long " * 1000, "refused": None, "dropped_for": "too_long"},
+        ],
+        "completions/completions_00001": [{"prompt": "logged by a trainer", "completion": "x"}],
+    }
+    for name, rows in tables.items():
+        file = tmp_path / "x" / f"{name}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    _, (stage,) = reading.read_all(tmp_path / "x", [])
+    kept, dropped = samples_of(stage, [stage], [])
+    assert (kept.verdict, kept.prompt, kept.text) == ("kept", "7+5=?", "kept one")
+    assert dropped.verdict == "dropped: too_long" and "2,600 characters left out" in dropped.text
+
+
+def test_what_a_trainer_logs_is_not_taken_for_what_was_sampled(tmp_path):
+    write_record(tmp_path / "x", "distill")
+    (tmp_path / "x" / "distill.json").write_text('{"sampled": 3, "kept": 1}')
+    file = tmp_path / "x" / "completions" / "completions_00001.parquet"
+    file.parent.mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "logged", "completion": "x"}]), file)
+    _, (stage,) = reading.read_all(tmp_path / "x", [])
+    assert samples_of(stage, [stage], []) == []
+
+
+def test_a_broken_table_of_samples_is_a_note(tmp_path):
+    run = write_pipeline(tmp_path)
+    write_completions(run / "scores" / "completions" / "base-sums.parquet", [])
+    file = run / "scores" / "completions" / "cold_start-sums.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["7+5=?"]}), file)
+    _, stages = reading.read_all(run, [])
+    notes: list[str] = []
+    assert [samples_of(stage, stages, notes) for stage in stages[:2]] == [[], []]
+    assert len(notes) == 1 and file.name in notes[0]
+
+
+LAUNCHED = ["/src/open_r1/launch.py", "pipeline", "recipes/r1.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("command", "whole", "stage"),
+    [
+        (LAUNCHED, "pipeline recipes/r1.yaml", "run recipes/r1.yaml --stage x"),
+        ([*LAUNCHED, "seed=1"], "pipeline recipes/r1.yaml seed=1", "run recipes/r1.yaml seed=1 --stage x"),
+        ([*LAUNCHED, "--stage", "y"], "pipeline recipes/r1.yaml", "run recipes/r1.yaml --stage x"),
+        ([*LAUNCHED, "--stage=y", "--runs", "a b"], "pipeline recipes/r1.yaml --runs 'a b'", None),
+        (["make", "r1"], None, "run recipes/tiny-r1/pipeline.yaml --stage x"),
+    ],
+)
+def test_commands_to_run_it_again_keep_the_overrides(tmp_path, command, whole, stage):
+    run = write_stages(tmp_path, [{"name": "x"}], x={"step": "sft", "status": "failed"})
+    write_record(run, "pipeline", recipe={"step": "pipeline", "stages": [{"name": "x"}]}, command=command)
+    pipeline, (failed,) = reading.read_all(run, [])
+    launcher = ".venv/bin/python -m open_r1.launch "
+    assert run_command(pipeline) == (launcher + whole if whole else "make r1")
+    assert stage_command(pipeline, failed).startswith(launcher)
+    assert stage is None or stage_command(pipeline, failed) == launcher + stage
+
+
+def test_a_stage_that_is_done_is_moved_away_before_it_is_run_again(tmp_path):
+    run = write_stages(tmp_path, [{"name": "x"}], x={"step": "sft"})
+    pipeline, (done,) = reading.read_all(run, [])
+    assert stage_command(pipeline, done).splitlines()[0] == f"mv {run / 'x'} {run / 'x'}.before"
+
+
+def test_a_refused_score_is_told_with_its_reason_and_no_number(tmp_path):
+    run = tmp_path / "evaluate"
+    write_record(run, "evaluate")
+    entry = {"pass@1": 0.5, "pass@1_interval": [0.4, 0.6], "refused": "62 % were cut off", "samples": 1}
+    scores = {"model": {"model": "x", "parameters": 113_920, "benchmarks": {"sums": entry}}}
+    (run / "scores.json").write_text(json.dumps(scores))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert ">refused</td>" in page
+    for shown in (page, table_text(run)):
+        assert "refused" in shown and "model is refused: 62 % were cut off" in shown
+        assert "50.0" not in shown and "data:image" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("short", ["short"]),
+        ("reasoning_rl_code", ["reasoning_", "rl_code"]),
+        ("withoutanybreak", ["withoutany", "break"]),
+        ("one two three four five six", ["one two", "three fou…"]),
+    ],
+)
+def test_names_are_broken_where_words_end(text, lines):
+    assert wrapped(text, letters=10, max_lines=2) == lines

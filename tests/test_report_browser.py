@@ -60,6 +60,7 @@ window.addEventListener("load", () => {
   const rects = [...svg.querySelectorAll("a.node rect, g.source rect")];
   const crossing = (a, b) =>
     a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  const labels = [...svg.querySelectorAll("text.edge-label")];
   const through = [];
   for (const path of svg.querySelectorAll("path.edge"))
     for (let at = 6; at < path.getTotalLength() - 3; at += 3) {
@@ -84,6 +85,10 @@ window.addEventListener("load", () => {
     edges: [...svg.querySelectorAll("path.edge")].map(edge => edge.querySelector("title").textContent),
     overlapping_boxes: rects.flatMap((a, i) => rects.slice(i + 1).filter(b => crossing(box(a), box(b)))).length,
     edges_through_boxes: [...new Set(through)],
+    labels_in_the_way: labels.filter((label, i) =>
+      box(label).left < box(svg).left || box(label).right > box(svg).right ||
+      rects.some(rect => crossing(box(rect), box(label))) ||
+      labels.slice(i + 1).some(other => crossing(box(label), box(other)))).map(label => label.textContent),
     texts_outside_boxes: [...svg.querySelectorAll("a.node, g.source")].flatMap(node => {
       const r = box(node.querySelector("rect"));
       return [...node.querySelectorAll("text")].filter(text =>
@@ -225,7 +230,9 @@ def test_every_edge_says_whether_it_carries_a_model_or_data(layout):
     }
 
 
-@pytest.mark.parametrize("faults", ["overlapping_boxes", "edges_through_boxes", "texts_outside_boxes"])
+@pytest.mark.parametrize(
+    "faults", ["overlapping_boxes", "edges_through_boxes", "texts_outside_boxes", "labels_in_the_way"]
+)
 def test_the_graph_is_free_of(layout, faults):
     assert not layout[faults]
 

@@ -1,5 +1,7 @@
 """Rewards for one kind of rows: who is judged by what, which columns are asked for, and what counts as a failure."""
 
+import json
+
 import pytest
 from conftest import sums
 
@@ -77,6 +79,16 @@ def test_columns_of_a_task_are_asked_of_its_sources_alone(recipe_of):
     assert data["task"] == ["math"] * 4 + ["general"] * 4
     assert [solution is None for solution in data["solution"]] == [False] * 4 + [True] * 4
     assert [each.name for each in rewards_for(recipe.rewards, "general")] == ["format"]
+
+
+def test_task_column_of_the_data_itself_counts_where_the_source_names_none(recipe_of, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "2+2=?", "solution": "4", "task": "math"}, {"prompt": "hm", "solution": None, "task": "general"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    recipe = recipe_of()
+    data = [recipe.data[0].model_copy(update={"path": str(file), "procedural": None, "task": None}), recipe.data[1]]
+    loaded = load_data(recipe.model_copy(update={"data": data}), ["solution", "task"])
+    assert loaded["task"] == ["math", "general", *["general"] * 4]
 
 
 def test_golds_of_other_tasks_are_not_checked(recipe_of):

@@ -6,6 +6,7 @@ from conftest import REPOSITORY, recipe_named
 from open_r1 import modeling
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.contributing.evidence import published_of
+from open_r1.data import mixture_counts
 from open_r1.hub import hub_dataset, hub_model
 from open_r1.recipe import load_recipe
 from open_r1.recipe.trainer_fields import trainer_value
@@ -105,10 +106,13 @@ def test_zero_is_rewarded_for_accuracy_and_format_alike(name):
     assert {reward.name: reward.weight for reward in recipe_named(name).rewards} == {"accuracy": 1.0, "format": 1.0}
 
 
-@pytest.mark.parametrize("name", ["r1-qwen2.5-7b/reasoning_rl", "r1-qwen2.5-7b/final_rl"])
-def test_r1_adds_language_consistency_as_it_is(name):
-    rewards = {reward.name: reward.weight for reward in recipe_named(name).rewards}
-    assert rewards == {"accuracy": 1.0, "language_consistency": 1.0}
+@pytest.mark.parametrize(
+    ("name", "tasks"), [("r1-qwen2.5-7b/reasoning_rl", (None, None)), ("r1-qwen2.5-7b/final_rl", ("math", None))]
+)
+def test_r1_adds_language_consistency_as_it_is(name, tasks):
+    rewards = recipe_named(name).rewards
+    assert [(reward.name, reward.weight) for reward in rewards] == [("accuracy", 1.0), ("language_consistency", 1.0)]
+    assert tuple(reward.task for reward in rewards) == tasks
 
 
 @pytest.mark.parametrize("name", SFT)
@@ -217,25 +221,33 @@ def test_a_row_of_vllm_holds_a_prompt_and_its_completion(name):
 # --- The pipeline
 
 PIPELINE = "r1-qwen2.5-7b/pipeline"
-CHAIN = {  # stage -> step, the stages whose models it is given, the model that is trained (None: the stage's)
+CHAIN = {  # stage -> step, the stages whose models or traces it is given, the model that is trained (None: the stage's)
+    "zero": ("grpo", [], "Qwen/Qwen2.5-7B"),
     "cold_start": ("sft", [], "Qwen/Qwen2.5-7B"),
     "reasoning_rl": ("grpo", ["cold_start"], None),
-    "second_sft": ("distill", ["reasoning_rl"], "Qwen/Qwen2.5-7B"),
+    "rejection_sampling": ("generate", ["reasoning_rl"], None),
+    "second_sft": ("sft", ["rejection_sampling"], "Qwen/Qwen2.5-7B"),
     "final_rl": ("grpo", ["second_sft"], None),
-    "student": ("distill", ["final_rl"], "Qwen/Qwen2.5-1.5B"),
-    "evaluation": ("evaluate", ["cold_start", "reasoning_rl", "second_sft", "final_rl", "student"], None),
+    "distill": ("sft", ["rejection_sampling"], "Qwen/Qwen2.5-1.5B"),
 }
+MODELS = [name for name, (step, _, _) in CHAIN.items() if step != "generate"]
+
+
+def stages():
+    """Stage -> its recipe, in order."""
+    pipeline = recipe_named(PIPELINE)
+    return {stage.name: stage_recipe(pipeline, stage) for stage in pipeline.stages}
 
 
 def test_stages_are_the_paper_s_in_its_order():
-    assert [stage.name for stage in recipe_named(PIPELINE).stages] == list(CHAIN)
+    assert [name for name, recipe in stages().items() if recipe.step != "evaluate"] == list(CHAIN)
 
 
-@pytest.mark.parametrize("number", range(len(CHAIN)), ids=list(CHAIN))
-def test_stage_begins_with_the_model_that_it_should(number):
+@pytest.mark.parametrize("name", CHAIN)
+def test_stage_begins_with_what_it_should(name):
     pipeline = recipe_named(PIPELINE)
-    stage = pipeline.stages[number]
-    step, references, trained = CHAIN[stage.name]
+    (stage,) = [stage for stage in pipeline.stages if stage.name == name]
+    step, references, trained = CHAIN[name]
     recipe = stage_recipe(pipeline, stage)
     assert recipe.step == step
     assert references_of(stage.set) == references
@@ -243,29 +255,107 @@ def test_stage_begins_with_the_model_that_it_should(number):
         assert recipe.model.name == trained
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_scored_behind_its_stage(name):
+    names = list(stages())
+    assert names[names.index(name) + 1] == f"{name}_evaluation"
+    assert stages()[f"{name}_evaluation"].model.name == f"stage:{name}"
+
+
+def test_first_round_of_the_loop_is_the_paper_s_and_a_second_one_begins_with_the_last_policy():
+    overrides = ["loop.rounds=2"]
+    pipeline = load_recipe(RECIPES / f"{PIPELINE}.yaml", overrides)
+    again = [stage for stage in pipeline.stages if stage.name.endswith("_2")]
+    assert [stage.name for stage in pipeline.stages if stage not in again] == list(stages())
+    first = next(stage for stage in again if stage.name == "rejection_sampling_2")
+    assert references_of(first.set) == ["final_rl"]
+
+
 @pytest.mark.parametrize("name", ["second_sft", "distill"])
-def test_student_and_teacher_speak_in_one_format(name):
-    """The teacher is asked in the student's chat template, and has learned the cold start's."""
+def test_all_models_speak_in_one_format(name):
+    """What is learned from was asked for in the cold start's chat template."""
     model = recipe_named(f"r1-qwen2.5-7b/{name}").model
     assert model.chat_template == recipe_named("r1-qwen2.5-7b/cold_start").model.chat_template
+
+
+# --- Its data
+
+TABLE_5 = {"math": 395_285, "code": 211_129, "stem": 10_124, "logic": 10_395, "general": 177_812}  # arXiv 2501.12948v2
+SECOND_SFT, REJECTION = "r1-qwen2.5-7b/second_sft", "r1-qwen2.5-7b/rejection_sampling"
+
+
+def test_reasoning_and_general_samples_are_in_the_paper_s_proportion():
+    reasoning, general = (source.weight for source in recipe_named(SECOND_SFT).data)
+    assert (reasoning + general, general) == (sum(TABLE_5.values()), TABLE_5["general"])
+
+
+def test_student_learns_from_the_rows_of_the_second_sft():
+    second_sft, student = recipe_named(SECOND_SFT), recipe_named("r1-qwen2.5-7b/distill")
+    assert (student.data, student.mixture) == (second_sft.data, second_sft.mixture)
+
+
+def test_gate_of_rejection_sampling_demands_what_the_second_sft_takes():
+    recipe = recipe_named(SECOND_SFT)
+    counts = mixture_counts([source.weight for source in recipe.data], recipe.mixture.num_rows)
+    assert gates("rejection_sampling") == {"kept": (counts[0], None)}
+
+
+def test_traces_are_dropped_for_what_the_paper_drops_them_for():
+    """Mixed languages, long paragraphs, code blocks (section 2.3.3); how long is long it does not say."""
+    keep = recipe_named(REJECTION).keep
+    assert (keep.language, keep.code_in_thinking) == ("en", False)
+    assert keep.max_paragraph_words is not None
+    assert [reward.name for reward in recipe_named(REJECTION).rewards] == ["accuracy"]
+
+
+def test_final_rl_asks_no_general_prompt_that_was_trained_on():
+    (_, trained), (_, asked) = (recipe_named(name).data for name in (SECOND_SFT, "r1-qwen2.5-7b/final_rl"))
+    assert trained.name == asked.name
+    assert trained.split != asked.split
+
+
+def test_prompts_of_final_rl_come_once():
+    recipe = recipe_named("r1-qwen2.5-7b/final_rl")
+    assert recipe.mixture.num_rows == recipe.trainer["max_steps"] * QUESTIONS_A_STEP
+
+
+# --- Its gates
+
+
+def gates(name):
+    """Metric -> at least, at most."""
+    (stage,) = [stage for stage in recipe_named(PIPELINE).stages if stage.name == name]
+    return {gate.metric: (gate.at_least, gate.at_most) for gate in stage.gate}
+
+
+def test_answers_end_before_they_are_rewarded():
+    assert gates("cold_start_evaluation") == {"model/math_500/truncated_share": (None, 0.3)}
+
+
+def test_policy_whose_traces_are_sampled_is_better_than_its_base():
+    """SimpleRL-Zoo's README gives the base 64.6 on MATH-500; the recipe of R1-Zero tells the same."""
+    (at_least, _) = gates("reasoning_rl_evaluation")["model/math_500/pass@1"]
+    readme = (RECIPES / "r1-zero-qwen2.5-7b" / "README.md").read_text(encoding="utf-8")
+    assert f"{100 * at_least:g}" in readme
 
 
 # --- Sources
 
 
-@pytest.mark.parametrize("name", [*ZERO, *SFT, "r1-qwen2.5-7b/reasoning_rl", "r1-qwen2.5-7b/final_rl"])
+@pytest.mark.parametrize("name", [*ZERO, *SFT, REJECTION, "r1-qwen2.5-7b/reasoning_rl", "r1-qwen2.5-7b/final_rl"])
 def test_commits_are_those_of_the_hub_s_entries(name):
     recipe = recipe_named(name)
     if not recipe.model.name.startswith("."):
         assert recipe.model.revision == hub_model(recipe.model.name).revision
-    assert [source.revision for source in recipe.data] == [hub_dataset(source.name).revision for source in recipe.data]
+    sources = [source for source in recipe.data if source.name]
+    assert [source.revision for source in sources] == [hub_dataset(source.name).revision for source in sources]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_readme_says_which_commits_are_missing(folder):
     readme = (RECIPES / folder / "README.md").read_text(encoding="utf-8")
     recipes = [load_recipe(file) for file in sorted((RECIPES / folder).glob("*.yaml"))]
-    for source in (source for recipe in recipes for source in recipe.data):
+    for source in (source for recipe in recipes for source in recipe.data if source.name):
         assert source.revision or f"No commit could be looked up for {source.name}" in readme
 
 

@@ -244,7 +244,8 @@ def _columns_for(recipe: Recipe, source: DataSource, wanted: Sequence[str]) -> l
 
 def _with_task(recipe: Recipe, source: DataSource, dataset):
     """The rows with the source's task as a column, if it has one or some reward asks for it."""
-    if source.task is None and not any(reward.task for reward in recipe.rewards):
+    asked = source.task is not None or any(reward.task for reward in recipe.rewards)
+    if not asked or (source.task is None and "task" in dataset.column_names):
         return dataset
     import pyarrow
 

@@ -1,10 +1,12 @@
 """The evaluate step: `python -m open_r1.evaluate RUN_DIR` scores the models of RUN_DIR/recipe.yaml.
 
 Writes RUN_DIR/scores.json, and RUN_DIR/completions/<label>-<benchmark>.parquet with every answer and its verdict, so
-that any score can be counted again. Each pair of model and benchmark is seeded by itself, and its score is written
-beside its answers as soon as it is known: a run that is taken up again, or joined from shares, is the same. A score
-that would say nothing of the model is refused: before anything is sampled where the chat template shows it, else by an
-entry in scores.json that has the reason in place of numbers.
+that any score can be counted again. Each pair of model and benchmark is seeded by itself, every completion is kept as
+soon as it ends, and a score is written beside its answers as soon as it is known: a run that is taken up again, or
+joined from shares, is the same.
+
+A score that would say nothing of the model is refused: before anything is sampled where the chat template shows it,
+else by an entry in scores.json that has the reason in place of numbers.
 """
 
 import contextlib
@@ -91,11 +93,14 @@ def evaluate_model(
     model = load(recipe, label, tokenizer)
     for benchmark_name, benchmark in benchmarks.items():
         started, counts = time.monotonic(), Counter(model.backend.counts())
+        answers = completions_file(run_dir, label, benchmark_name)
+        journal = answers.with_suffix(".jsonl")
         result = run_benchmark(
             model.backend,
             benchmark_name,
             benchmark,
             problems_dir=run_dir / "problems",
+            journal_file=journal,
             batch_size=section.batch_size,
             seed=recipe.seed,
             tokenizer=tokenizer,
@@ -106,8 +111,8 @@ def evaluate_model(
             description=f"{label} on {benchmark_name}",
         )
         seconds = time.monotonic() - started
-        write_completions(result, completions_file(run_dir, label, benchmark_name))
-        check_judged(result, completions_file(run_dir, label, benchmark_name))
+        write_completions(result, answers)
+        check_judged(result, answers)
         entry = summarize(result, benchmark, seconds, model.max_positions, section.max_truncated_share)
         if benchmark_name in copies:
             entry["copy"] = {"path": str(copies[benchmark_name]), "sha256": sha256_of(copies[benchmark_name])}
@@ -115,6 +120,7 @@ def evaluate_model(
             entry["counts"] = dict(Counter(model.backend.counts()) - counts)
         score = {**_facts(recipe, label), "parameters": model.parameters, "benchmarks": {benchmark_name: entry}}
         _write_json(score_file(run_dir, label, benchmark_name), score)
+        journal.unlink()
 
 
 def models_of(recipe: Recipe) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ answers cached under the model's path after the weights have changed. So the ans
 LightEval reads the data, builds the prompts and reports the metric.
 """
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -25,7 +26,8 @@ from open_r1.benchmarks.answers import boxed_answer, normal_form
 from open_r1.benchmarks.copies import write_copy
 from open_r1.benchmarks.table import Benchmark
 from open_r1.generation import Backend, Completion, Conversation, Sampling
-from open_r1.generation.progress import collect
+from open_r1.generation.progress import Watch
+from open_r1.generation.shards import Journal
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards import accuracy_reward, binary_code_reward
 from open_r1.rewards.completion import after_thinking, resolved_thinking
@@ -98,6 +100,7 @@ def run_benchmark(
     name: str,
     benchmark: Benchmark,
     problems_dir: Path,
+    journal_file: Path,
     batch_size: int,
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -113,7 +116,9 @@ def run_benchmark(
     `max_positions`, tokens of prompt and completion together, which completions went past the last of them: these are
     truncated. `rows` are asked in place of the task's data set. `num_problems` takes the first so many in LightEval's
     order, which is a shuffle with a seed of its own. Problems that do not come from the Hub are written under
-    `problems_dir`. Raises RecipeError if the data cannot be had.
+    `problems_dir`. What is sampled is written to `journal_file` as soon as it ends, and what an earlier attempt left
+    there is not sampled again; whoever has written the answers down removes it. Raises RecipeError if the data cannot
+    be had.
     """
     sampling = Sampling(
         temperature=benchmark.temperature,
@@ -128,7 +133,7 @@ def run_benchmark(
         rendered_prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
         thinking = resolved_thinking(rendered_prompt, thinking)
     config = task_config(name, benchmark, problems_dir, thinking, rows)
-    answering = OpenR1LightevalModel(backend, tokenizer, sampling, max_positions, description)
+    answering = OpenR1LightevalModel(backend, tokenizer, sampling, max_positions, journal_file, description)
     table = types.ModuleType("open_r1_tasks")  # what LightEval calls a custom task file
     table.TASKS_TABLE = [config]
     tracker = EvaluationTracker(output_dir=str(problems_dir), save_details=False)  # writes only when told to
@@ -228,11 +233,13 @@ class OpenR1LightevalModel(LightevalModel):
         tokenizer: PreTrainedTokenizerBase | None,
         sampling: Sampling,
         max_positions: int | None,
+        journal_file: Path,
         description: str,
     ):
         self.backend = backend
         self.sampling = sampling
         self.max_positions = max_positions
+        self.journal_file = journal_file
         self.description = description
         self.completions: dict[str, list[Completion]] = {}
         self.config = ModelConfig(model_name=description)
@@ -246,15 +253,27 @@ class OpenR1LightevalModel(LightevalModel):
         self.sampling = self._within_positions(min(prompt_tokens))
         sampled = [
             [self._cut(completion, num_tokens) for completion in completions]
-            for num_tokens, completions in zip(
-                prompt_tokens, collect(self.backend, conversations, self.sampling, self.description), strict=True
-            )
+            for num_tokens, completions in zip(prompt_tokens, self._sample(conversations), strict=True)
         ]
         self.completions.update(zip((doc.id for doc in docs), sampled, strict=True))
         return [
             ModelResponse(input=doc.query, text=[one.text for one in completions if not one.refused])
             for doc, completions in zip(docs, sampled, strict=True)
         ]
+
+    def _sample(self, conversations: Sequence[Conversation]) -> list[list[Completion]]:
+        """For each conversation its completions, in order; those in the journal are not sampled again."""
+        samples = range(self.sampling.num_samples)
+        rows = [(index, sample) for index in range(len(conversations)) for sample in samples]
+        with Journal(self.journal_file) as journal:
+            wanted = {row for row in rows if row not in journal.finished}
+            watch = Watch(len(rows), self.description, done=len(rows) - len(wanted))
+            if wanted:
+                with contextlib.closing(self.backend.sample(conversations, self.sampling, wanted)) as sampled:
+                    for row, completion in watch.watched(sampled):
+                        journal.add(row, completion)
+            watch.close()
+            return [[journal.finished[index, sample] for sample in samples] for index in range(len(conversations))]
 
     def _prompt_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
         """The length of each prompt; 0 where only a server knows."""

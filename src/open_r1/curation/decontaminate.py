@@ -186,7 +186,8 @@ def _batches_of_file(file: Path, only: str | None) -> Iterator[pa.Table]:
         rows = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise RecipeError(f"{file}: not a list of rows, [{{…}}, …]; write it so, or a row a line into a .jsonl")
-        yield from _sliced(pa.Table.from_struct_array(pa.array(rows)))
+        if rows:
+            yield from _sliced(pa.Table.from_struct_array(pa.array(rows)))
     else:
         with _text_reader(file) as reader:
             for batch in reader:

@@ -308,8 +308,9 @@ def _of_generation(
     traces = prompts * section.samples
     mean = mean_completion(section.max_completion_length, assumptions)
     prompt = mean_prompt(most, section.max_completion_length, assumptions)
-    verified = traces * (assumptions.kept_share if recipe.rewards else 1.0)
-    kept = min(verified, prompts * (keep.max_per_prompt or math.inf), keep.max_traces or math.inf)
+    verified = assumptions.kept_share if recipe.rewards else 1.0
+    kept = prompts * kept_of_a_prompt(section.samples, verified, keep.max_per_prompt)
+    kept = min(kept, keep.max_traces or math.inf)
     at_once = min(traces, completions_awaited(recipe, section))
     what = "the teacher's traces" if recipe.step == "distill" else "traces"
     sampled = Sampling(what, model, at_once, traces / at_once, prompt, mean, section.max_completion_length)
@@ -326,6 +327,15 @@ def _of_generation(
         kept=Rows(kept, prompt + mean),
         prompts=Rows(prompts, None),
     )
+
+
+def kept_of_a_prompt(samples: int, verified_share: float, most: int | None) -> float:
+    """Mean number of a prompt's completions that are kept, if each is verified with the same chance, at most `most`."""
+    chances = (
+        math.comb(samples, number) * verified_share**number * (1 - verified_share) ** (samples - number)
+        for number in range(samples + 1)
+    )
+    return sum(chance * min(number, most or number) for number, chance in enumerate(chances))
 
 
 def completions_awaited(recipe: Recipe, section: Generate) -> int:

@@ -1,4 +1,4 @@
-"""What a run made, as a data set on the Hub, with a card that says how it was made: `make push RUN=runs/… TO=user/name`.
+"""`make push RUN=runs/… TO=user/name`: what a run made as a data set on the Hub, with a card that says how.
 
     python -m open_r1.publishing RUN_DIR USER/NAME [--private] [--license ID] [--dry-run]
 

@@ -19,8 +19,8 @@ import yaml
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.curation.rejection import MESSAGES
 from open_r1.publishing.paths import Names, without_paths
-from open_r1.report.commands import LAUNCH, run_command, stage_command
-from open_r1.report.reading import Run, read_all
+from open_r1.report.commands import LAUNCH, run_command
+from open_r1.report.reading import read_all
 from open_r1.report.scores import highest_k, score_of
 
 TRACES, EVALUATION = "traces", "evaluation"
@@ -44,27 +44,33 @@ FILTERS = {  # key of `keep` -> what a completion that is kept is like
     "max_paragraph_words": "no paragraph has more than {} words",
     "code_in_thinking": "no fenced code block stands in the thinking",
     "max_similarity": "at most {} of its word 5-grams (Jaccard) are those of one kept for the same prompt before",
-    "max_per_prompt": "at most {} are kept per prompt",
-    "max_traces": "at most {} are kept in all",
+    "max_per_prompt": "no more than {} of its prompt",
+    "max_traces": "no more than {} in all",
 }
-MEANINGS = {  # column -> what it holds
-    "id": "number of the prompt in the data; in `kept` with the number of the sample behind it",
-    "prompt": "the conversation that was answered; in an evaluation the whole text",
-    "completion": "the answer, thinking included, as one message of the assistant",
-    "num_tokens": "tokens of the completion (in an evaluation a list, as all that follow)",
-    "pass_rate": "share of the judged completions that every reward verified; null: none was judged",
-    "num_judged": "completions of the prompt that got a verdict",
-    "mean_tokens": "mean tokens of its completions",
-    "teacher": "model that answered",
-    "teacher_sha256": "hash of its weights, if it was a run's",
-    "sampled_with": "sampling, as JSON",
-    "verified_by": "rewards, filters, commit and package versions, as JSON",
-    "gold": "the answer that is right",
-    "completions": "its answers",
-    "truncated": "whether an answer hit the limit of tokens",
-    "refused": "a server's reason not to answer; null: it did",
-    "scores": "verdict on each answer, 1 right, 0 wrong; null: none could be given",
-    "answers": "what was taken for the answer; null: nothing was found",
+MEANINGS = {  # kind -> column -> what it holds
+    TRACES: {
+        "id": "number of the prompt; in kept with the number of the sample behind it",
+        "prompt": "what was answered",
+        "completion": "the answer, thinking included, as one message of the assistant",
+        "num_tokens": "tokens of the completion",
+        "pass_rate": "share of the prompt's judged completions that every reward verified; null: none was judged",
+        "num_judged": "completions of the prompt that got a verdict",
+        "mean_tokens": "mean tokens of its completions",
+        "teacher": "model that answered",
+        "teacher_sha256": "hash of its weights, if they lay where the run was",
+        "sampled_with": "how it was sampled, as JSON",
+        "verified_by": "rewards, filters, commit and versions of packages, as JSON",
+    },
+    EVALUATION: {
+        "prompt": "the whole text that was answered",
+        "gold": "what is right",
+        "completions": "the answers",
+        "num_tokens": "tokens of each",
+        "truncated": "whether it hit the limit of tokens",
+        "refused": "the server's reason not to answer; null: it did",
+        "scores": "verdict, 1 right, 0 wrong; null: none could be given",
+        "answers": "what was taken for the answer; null: nothing was found",
+    },
 }
 
 
@@ -107,8 +113,14 @@ class Facts:
 
     @property
     def title(self) -> str:
-        what = "Answers and scores" if self.kind == EVALUATION else "Verified traces"
-        return f"{what} of {self.recipe_name}"
+        what = "Verified traces" if self.recipe.get("rewards") else "Traces"
+        return f"{'Answers and scores' if self.kind == EVALUATION else what} of {self.recipe_name}"
+
+    @property
+    def description(self) -> str:
+        """As the recipe says it, as a sentence; empty if it says nothing."""
+        text = " ".join(str(self.recipe.get("description") or "").split()).rstrip(".")
+        return f"{text}." if text else ""
 
     @property
     def recipe_name(self) -> str:
@@ -153,7 +165,7 @@ def render(facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell, "percent": percent, "json": json.dumps}
+    environment.filters |= {"cell": cell, "percent": percent}
     body = environment.get_template(f"{facts.kind}.md.jinja").render(
         facts=facts,
         record=facts.record,
@@ -163,13 +175,19 @@ def render(facts: Facts) -> str:
         filters=list(_filters(facts.recipe.get("keep") or {})),
         drops=_drops(facts.counts),
         sources=[_source_text(source) for source in facts.recipe.get("data") or []],
-        columns=_columns(facts.configs),
+        columns=_columns(facts),
+        rewards=[_reward_row(reward) for reward in facts.recipe.get("rewards") or []],
+        sandboxes=[f"{name} ({isolation})" for name, isolation in (facts.record.get("sandboxes") or {}).items()],
+        inputs=list(_inputs(facts.record)),
         models=_models(facts),
+        tasks=_tasks(facts.scores),
+        copies=list(_copies(facts.scores)),
         scores=list(_score_rows(facts.scores)),
         refusals=list(_refusals(facts.scores)),
     )
+    body = re.sub(r"\n{3,}", "\n\n", body)  # where a part of the template is left out
     head = yaml.safe_dump(_head(facts), sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n{body.rstrip()}\n"
+    return f"---\n{head}---\n{body.strip()}\n"
 
 
 def _head(facts: Facts) -> dict[str, Any]:
@@ -203,16 +221,13 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f} %"
 
 
-def command_of(run_dir: Path, is_stage: bool, names: Names) -> str:
-    """The command that makes the run again in a checkout, with names where it names places of this machine."""
-    run, stages = read_all(run_dir.resolve(), [])
+def command_of(run_dir: Path, names: Names) -> str:
+    """The command that makes the run again in a checkout, with names where it names places of this machine.
+
+    For a stage give the directory of its pipeline: it needs what earlier stages make.
+    """
+    run, _ = read_all(run_dir, [])
     command = run_command(run)
-    if is_stage:
-        pipeline, stages = read_all(run_dir.resolve().parent, [])
-        stage = next((stage for stage in stages if stage.name == run.name), None)
-        command = stage and stage_command(pipeline, stage).splitlines()[-1]  # before it: what moves the old run away
-    elif command and command.startswith(LAUNCH) and (stage_name := _stage_asked_for(run)):
-        command = f"{command} --stage {stage_name}"
     if not command or not command.startswith(LAUNCH):  # another program started it
         command = f"{LAUNCH} {run.step} {shlex.quote(str(run.record['recipe_file']))}"
     words, skip = [], False
@@ -222,14 +237,6 @@ def command_of(run_dir: Path, is_stage: bool, names: Names) -> str:
         elif not word.startswith(tuple(f"{flag}=" for flag in OF_ONE_MACHINE)):
             words.append(_shown_word(word, names))
     return shlex.join(words)
-
-
-def _stage_asked_for(run: Run) -> str | None:
-    """The stage that a run was started as, if its pipeline has no record of its own yet."""
-    words = [str(word) for word in run.record.get("command") or []]
-    if "--stage" in words[:-1]:
-        return words[words.index("--stage") + 1]
-    return next((word.partition("=")[2] for word in words if word.startswith("--stage=")), None)
 
 
 def _shown_word(word: str, names: Names) -> str:
@@ -290,15 +297,15 @@ def _given(values: Mapping[str, Any]) -> list[str]:
     return [f"{key} {cell(value)}" for key, value in values.items()]
 
 
-def _columns(configs: list[Config]) -> list[tuple[str, str, str, str]]:
+def _columns(facts: Facts) -> list[tuple[str, str, str, str]]:
     """(column, configs, type, meaning) of every column, each once."""
     found: dict[tuple[str, str], list[str]] = {}
-    for config in configs:
+    for config in facts.configs:
         for column in config.schema or ():
             found.setdefault((column.name, _type_text(column.type)), []).append(config.name)
-    everywhere = [config.name for config in configs]
+    everywhere = [config.name for config in facts.configs]
     return [
-        (name, "all" if where == everywhere else ", ".join(where), kind, _meaning(name))
+        (name, "all" if where == everywhere else ", ".join(where), kind, _meaning(facts.kind, name))
         for (name, kind), where in found.items()
     ]
 
@@ -309,21 +316,49 @@ def _type_text(kind: pyarrow.DataType) -> str:
     return f"list of {kind.value_type}" if pyarrow.types.is_list(kind) else str(kind)
 
 
-def _meaning(column: str) -> str:
-    if column.startswith("reward_"):
+def _meaning(kind: str, column: str) -> str:
+    if kind == TRACES and column.startswith("reward_"):
         return "value of that reward; null: no verdict, or none for this task"
-    return MEANINGS.get(column, "as in the data")
+    return MEANINGS[kind].get(column, "as in the data")
 
 
-def _models(facts: Facts) -> list[tuple[str, str, int | None, str | None]]:
-    """(label, model, parameters, hash of its weights if a run made it) of every model that was scored."""
-    hashes = {parent["name"]: parent.get("weights_sha256") for parent in facts.record.get("parents") or []}
-    rows = []
-    for label, score in facts.scores.items():
-        model = str(score.get("model"))
-        made_by = next((name for name in hashes if model.startswith(f"{name}/")), None)
-        rows.append((label, model, score.get("parameters"), hashes.get(made_by or label)))
-    return rows
+def _reward_row(reward: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """(reward, its parameters, the task that it is for)."""
+    parameters = {key: value for key, value in reward.items() if key not in ("name", "weight", "shuffled", "task")}
+    return reward["name"], ", ".join(_given(parameters)) or None, reward.get("task")
+
+
+def _inputs(record: Mapping[str, Any]) -> Iterator[str]:
+    """A line on every model, or data, of another run that was used, with its hash."""
+    for parent in record.get("parents") or []:
+        for what, key in (("weights", "weights_sha256"), ("data", "data_sha256")):
+            if parent.get(key):
+                yield f"{what} of `{parent.get('run') or parent['name']}`: sha256 `{parent[key]}`"
+
+
+def _models(facts: Facts) -> list[tuple[Any, ...]]:
+    """(label, model, parameters, hash of its weights if they lay here) of every model that was scored."""
+    # A record lists parents in the order in which the recipe names the models; several may lie in one folder.
+    unused = [parent for parent in facts.record.get("parents") or [] if parent.get("weights_sha256")]
+    models = {None: facts.recipe["model"].get("name"), **((facts.recipe.get("evaluate") or {}).get("models") or {})}
+    hashes: dict[str | None, str] = {}
+    for label, name in models.items():
+        parent = next((each for each in unused if name and each.get("run") == str(Path(name).parent)), None)
+        if parent:
+            unused.remove(parent)
+            hashes[label] = parent["weights_sha256"]
+    return [
+        (label, score.get("model"), score.get("parameters"), hashes.get(label if label in models else None))
+        for label, score in facts.scores.items()
+    ]
+
+
+def _copies(scores: Mapping[str, Any]) -> Iterator[str]:
+    """A line on every benchmark that was read from a file."""
+    for label, score in scores.items():
+        for benchmark, entry in score["benchmarks"].items():
+            if copy := entry.get("copy"):
+                yield f"{benchmark}, for {cell(label)}: read from a copy, `{copy['path']}`, sha256 `{copy['sha256']}`"
 
 
 def _score_rows(scores: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -357,7 +392,7 @@ def _refusals(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield label, benchmark, entry["refused"]
 
 
-def tasks_of(scores: Mapping[str, Any]) -> dict[str, str]:
+def _tasks(scores: Mapping[str, Any]) -> dict[str, str]:
     """Benchmark -> the LightEval task behind it, or that its problems are made by a program."""
     names = dict.fromkeys(benchmark for score in scores.values() for benchmark in score["benchmarks"])
     known = {name: BENCHMARKS[name] for name in names if name in BENCHMARKS}

@@ -5,7 +5,7 @@ is mended, and of what is the data's own the reader is told.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def paths_to_look_for(record: Mapping[str, Any], names: Names) -> list[str]:
     return [path for path in sorted(mine) if not any(path.startswith(f"{other}/") for other in mine)]
 
 
-def table_to_send(file: Path, wanted: Iterable[str], names: Names) -> Path | bytes:
+def table_to_send(file: Path, wanted: Sequence[str], names: Names) -> Path | bytes:
     """The parquet file itself; if its columns of provenance hold a path, a copy in memory with the name instead.
 
     Raises RecipeError if a path stands in a column that is the data's, and not ours to change.
@@ -120,7 +120,7 @@ def table_to_send(file: Path, wanted: Iterable[str], names: Names) -> Path | byt
     return sink.getvalue().to_pybytes()
 
 
-def _columns_with_paths(batch: pyarrow.RecordBatch, wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _columns_with_paths(batch: pyarrow.RecordBatch, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
     for column in batch.schema.names:
         for texts in _texts_in(batch[column]):
             for path in wanted:

@@ -88,7 +88,7 @@ def publication_of(run_dir: Path, repo_id: str, private: bool = False, license_i
         record=without_paths(record, names),
         stage=run_dir.resolve().name if pipeline else None,
         pipeline=without_paths(pipeline, names),
-        command=card.command_of(run_dir, bool(pipeline), names),
+        command=card.command_of(run_dir.resolve().parent if pipeline else run_dir.resolve(), names),
         configs=tables,
         counts=counts,
         scores=_shown_scores(scores, names),
@@ -190,8 +190,8 @@ def _tables_of_scores(run_dir: Path, scores: Mapping[str, Any], private: bool) -
         for benchmark in score["benchmarks"]:
             if benchmark in NOT_TO_BE_SHOWN and not private:
                 raise RecipeError(
-                    f"{run_dir}: {benchmark}: its problems are not to be put on the web ({NOT_TO_BE_SHOWN[benchmark]}), "
-                    f"and stand beside the answers; publish with --private"
+                    f"{run_dir}: {benchmark}: its problems are not to be put on the web "
+                    f"({NOT_TO_BE_SHOWN[benchmark]}), and stand beside the answers; publish with --private"
                 )
             name = f"{label}-{benchmark}"
             if not (run_dir / "completions" / f"{name}.parquet").is_file():

@@ -17,9 +17,9 @@ NAME_LINE, LINE = 18, 16
 PADDING, COLUMN_GAP, LANE, TRACK, CORNER = 10, 12, 10, 8, 5
 MAX_BOX_WIDTH = 330
 ROOM_BELOW_BOX, ROOM_FOR_ARROW = 10, 28
-MAX_NAME_LINES, MAX_FACT_LINES, MAX_GATE_LINES, MAX_SOURCES_SHOWN = 3, 2, 4, 4
-ENTRY_OF_BOTH = {"model": 0.5, "data": 0.78}  # where a line comes in, as a share of the box's width
-ASIDE = {"model": 0.22, "data": 0.78}  # where it does so if another box stands in its way above
+MAX_NAME_LINES, MAX_FACT_LINES, MAX_GATE_LINES, MAX_SOURCES_SHOWN = 3, 2, 5, 4
+ENTRY_OF_BOTH = {"model": 0.5, "data": 0.72}  # where a line comes in, as a share of the box's width
+ASIDE = {"model": 0.22, "data": 0.72}  # where it does so if another box stands in its way above
 EXIT = {"model": 0.5, "data": 0.62}
 BOTTOM = 10
 GATE_MARKS = {True: ("✓", "passed"), False: ("✗", "missed"), None: ("?", "unknown")}
@@ -137,9 +137,9 @@ def draw_graph(graph: Graph, cards: dict[str, Card], width: float, num_columns: 
         y += ROOM_BELOW_BOX + num_tracks * TRACK + ROOM_FOR_ARROW if number < len(rows) - 1 else BOTTOM
     lines, labels = [], []
     for number, bus in enumerate(buses):
-        entry = _entry(bus, buses, rows)
         both = any(other.target is bus.target and other is not bus for other in buses)
-        labels.append(_label(bus, entry, both))
+        entry = _entry(bus, both, rows)
+        labels.append(_label(bus, entry, on_the_left=both and bus.what == "model" and not _is_aside(bus, rows)))
         for parent, edge in bus.parents:
             heights = {row: gaps[row] + track_of[row, number] * TRACK for row in bus.rows_with_tracks()}
             lines.append(_line(bus, parent, edge, entry, heights))
@@ -176,10 +176,10 @@ def _rows(boxes: dict[int, list[Box]], edges: list[tuple[Box, Box, Edge]], num_c
     """Boxes by row, each with its row and column set; a stage stands below the first that feeds it, if it can."""
     rows: list[list[Box]] = []
     for _, members in sorted(boxes.items()):
-        # Sources last: what stages leave of a row is theirs, and what does not fit stands in a row of its own above.
+        # Sources last: what stages leave of a row is theirs, and what does not fit is below, nearer to who takes it.
         members = sorted(members, key=lambda box: box.stage is None)
         chunks = [members[start : start + num_columns] for start in range(0, len(members), num_columns)]
-        for chunk in reversed(chunks):
+        for chunk in chunks:
             free = set(range(num_columns))
             for box in chunk:
                 wished = next((parent.column for parent, child, _ in edges if child is box and parent.stage), 0)
@@ -226,18 +226,19 @@ def _assign_tracks(buses: list[_Bus]) -> dict[tuple[int, int], int]:
     return track_of
 
 
-def _entry(bus: _Bus, buses: list[_Bus], rows: list[list[Box]]) -> float:
+def _entry(bus: _Bus, both: bool, rows: list[list[Box]]) -> float:
     """The x at which a bus comes into its stage from above."""
-    target = bus.target
-    kinds = {other.what for other in buses if other.target is target}
-    share = ENTRY_OF_BOTH[bus.what] if len(kinds) > 1 else 0.5
-    above = next((box for box in rows[target.row - 1] if box.column == target.column), None)
-    feeds = above is None or any(parent is above for parent, _ in bus.parents)
-    return target.x + target.width * (share if feeds else ASIDE[bus.what])
+    share = ASIDE[bus.what] if _is_aside(bus, rows) else ENTRY_OF_BOTH[bus.what] if both else 0.5
+    return bus.target.x + bus.target.width * share
 
 
-def _label(bus: _Bus, entry: float, both: bool) -> Text:
-    on_the_left = both and bus.what == "model"
+def _is_aside(bus: _Bus, rows: list[list[Box]]) -> bool:
+    """Whether a box stands right above the stage whose own lines this one would run into."""
+    above = next((box for box in rows[bus.target.row - 1] if box.column == bus.target.column), None)
+    return above is not None and all(parent is not above for parent, _ in bus.parents)
+
+
+def _label(bus: _Bus, entry: float, on_the_left: bool) -> Text:
     x = entry - 7 if on_the_left else entry + 7
     return Text(bus.what, x, bus.target.y - 8, f"{bus.what} {'end' if on_the_left else 'start'}")
 

@@ -18,7 +18,7 @@ from open_r1.report.phases import StepTimes, step_times
 from open_r1.report.pictures import Curves, draw_bars, draw_curves, draw_phases
 from open_r1.report.reading import Run, failures, read_all
 from open_r1.report.samples import Sample, samples_of
-from open_r1.report.scores import Block, score_blocks
+from open_r1.report.scores import Block, Score, score_blocks
 from open_r1.report.table import (
     NONE,
     PHASE_COLUMNS,
@@ -57,8 +57,8 @@ class StageSection:
     stage: Run
     facts: list[str]
     gates: list[GateState]
-    scores: list[tuple[str, str, str | None]]
-    """(benchmark, pass@1 with its interval, why it is refused) of the stage's model."""
+    scores: list[tuple[Block, Score]]
+    """Of the stage's model."""
     funnel: Funnel | None
     curves: Curves | None
     times: StepTimes | None
@@ -82,6 +82,7 @@ def write_report(run_dir: str | Path) -> Path:
         comparison=compare(stages, notes),
         sections=sections,
         phase_columns=PHASE_COLUMNS,
+        pass_text=pass_text,
         draw_phases=draw_phases,
         phase_rows=phase_rows,
         phases_caption=phases_caption,
@@ -97,12 +98,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def _section(run: Run, stage: Run, stages: list[Run], blocks: list[Block], notes: list[str]) -> StageSection:
-    scores = [
-        (block.title, "refused" if score.refused else pass_text(score.pass_at_1, score.interval), score.refused)
-        for block in blocks
-        for score in block.scores
-        if score.label == stage.name
-    ]
+    scores = [(block, score) for block in blocks for score in block.scores if score.label == stage.name]
     step = stage.step if stage.recipe or stage.record else None
     duration = duration_text(stage.minutes) if stage.minutes is not None else None
     cost = stage.record.get("cost_usd")
@@ -143,9 +139,11 @@ def _drawings(
 
 def _headlines(section: StageSection) -> list[str]:
     """What came out of a stage, for its box: its model's pass@1, what was kept, how many models were scored."""
-    lines = [f"{benchmark} {score.partition(' [')[0]}" for benchmark, score, _ in section.scores]
-    if len(lines) == 1:
-        lines = [f"pass@1 {section.scores[0][1].partition(' [')[0]}"]
+    lines = [
+        f"{block.benchmark if len(section.scores) > 1 else 'pass@1'} "
+        f"{'refused' if score.refused else pass_text(score.pass_at_1, None)}"
+        for block, score in section.scores
+    ]
     if len(lines) > MAX_HEADLINES:
         lines = [*lines[:MAX_HEADLINES], f"and {len(lines) - MAX_HEADLINES} more"]
     if section.funnel:

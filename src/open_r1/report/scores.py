@@ -37,7 +37,9 @@ class Score:
 class Block:
     """All scores on one benchmark, and a line that says how they were taken."""
 
+    benchmark: str
     title: str
+    """Of several stages that score, it names which one did."""
     caption: str
     scores: list[Score]
 
@@ -58,7 +60,7 @@ def score_blocks(stages: list[Run]) -> list[Block]:
                 for label, entry in entries.items()
             ]
             title = f"{benchmark} ({scorer.name})" if len(scorers) > 1 else benchmark
-            blocks.append(Block(title, _caption(entries.values()), scores))
+            blocks.append(Block(benchmark, title, _caption(entries.values()), scores))
     return blocks
 
 
