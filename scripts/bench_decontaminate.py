@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 N = 8
 ROWS_AT_A_TIME = 1000
 ROWS_PER_GROUP = 20_000
+BUFFER_BYTES = 1 << 20
 WORDS_OF_PROBLEM, WORDS_OF_ROW = (20, 80), (30, 150)
 NUM_RARE_WORDS = 20_000
 PLANTED_SHARE = 0.001  # of the rows, for each kind
@@ -39,7 +40,7 @@ COMMON_LINES = [
 ]
 COMMON = [word for line in COMMON_LINES for word in line.split()]
 SPACES = np.array([" ", "  ", "\n", "\t", " \n "])
-SIDES = {"ours": "ours", "plain": "plain Python"}
+SIDES = {"ours": "ours", "plain": "plain Python", "reading": "reading the file alone"}
 
 
 def main() -> None:
@@ -61,6 +62,7 @@ def main() -> None:
         ours = in_own_process("ours", folder, arguments.rows)
         plain = in_own_process("plain", folder, arguments.rows)
         tenth = in_own_process("ours", folder, arguments.rows // 10)
+        reading = in_own_process("reading", folder, arguments.rows)
     found = {(row, problem) for row, problem in ours["matches"]}
     print(f"planted and to be found: {len(planted)}; found: {len(found)}; by plain Python: {len(plain['matches'])}")
     result = {
@@ -71,6 +73,7 @@ def main() -> None:
         "our_cpu_seconds": ours["cpu_seconds"],
         "plain_cpu_seconds": plain["cpu_seconds"],
         "cpu_speedup": plain["cpu_seconds"] / ours["cpu_seconds"],
+        "reading_cpu_seconds": reading["cpu_seconds"],
         "our_peak_mib": ours["peak_mib"],
         "our_peak_mib_of_a_tenth": tenth["peak_mib"],
         "plain_peak_mib": plain["peak_mib"],
@@ -155,8 +158,10 @@ def run_side(side: str, folder: Path, num_rows: int) -> dict:
             for first, texts in batches(folder, num_rows)
             for match in ngrams.matches(texts, first)
         ]
-    else:
+    elif side == "plain":
         matches = plain_matches(problems, folder, num_rows)
+    else:
+        matches = [row for row, texts in batches(folder, num_rows) if texts is None]  # none
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
     return {"matches": matches, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib()}
 
@@ -189,7 +194,7 @@ def grams_of(text: str) -> set[str]:
 def batches(folder: Path, num_rows: int) -> Iterator[tuple[int, pa.Array]]:
     """Yields (first row, texts) of the first `num_rows` rows."""
     first = 0
-    with pq.ParquetFile(folder / "rows.parquet") as file:
+    with pq.ParquetFile(folder / "rows.parquet", pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
         for batch in file.iter_batches(ROWS_AT_A_TIME):
             if first >= num_rows:
                 return

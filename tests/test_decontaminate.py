@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from open_r1.recipe import RecipeError
 
 AIME = "Every morning Aya walks along the river before she drinks a coffee"
 ALSO_AIME = "Let the sum of all even positive numbers below a thousand be called N"
+AIME_TOO = "Every morning Aya walks along the river before anyone else is there"  # eight words are those of AIME
 MATH = "Let the sum of all even positive numbers below seven be called M"
 SHORT_MATH = "Compute the following: $1+2$"
 ROWS = [
@@ -30,10 +32,10 @@ ROWS = [
     f"{AIME}; {SHORT_MATH}",
 ]
 MATCHING, CLEAN = [1, 2, 3, 5], [0, 4]
-PROBLEMS = {"aime24": [AIME, ALSO_AIME], "math_500": [MATH, SHORT_MATH, "Why?"]}
+PROBLEMS = {"aime24": [AIME, ALSO_AIME, AIME_TOO], "math_500": [MATH, SHORT_MATH, "Why?"]}
 TABLE = [
     ["benchmark", "problems", "too", "short", "to", "match", "problems", "matched", "rows", "that", "match"],
-    ["aime24", "2", "0", "2", "3"],
+    ["aime24", "3", "0", "3", "3"],
     ["math_500", "3", "1", "2", "3"],
     ["any", "of", "them", "4"],
 ]
@@ -110,6 +112,7 @@ def write_as(kind, file):
 @pytest.mark.parametrize("batch", [1, 4, 1000])
 def test_every_format_gives_the_same_in_batches_of_any_size(kind, batch, tmp_path, copies, capsys, monkeypatch):
     monkeypatch.setattr(decontaminate, "ROWS_AT_A_TIME", batch)
+    monkeypatch.setattr(decontaminate, "BLOCK_BYTES", 300)  # two or three rows
     file = tmp_path / f"rows.{kind}"
     write_as(kind, file)
     assert main([str(file), *copies]) == 1
@@ -134,10 +137,12 @@ def test_the_report_has_every_match_and_where_problems_come_from(data, copies, t
     matches = report.pop("matches")
     assert [(match["row"], match["benchmark"], match["problem"]) for match in matches] == [
         (1, "aime24", 0),
+        (1, "aime24", 2),
         (2, "aime24", 1),
         (2, "math_500", 0),
         (3, "math_500", 1),
         (5, "aime24", 0),
+        (5, "aime24", 2),
         (5, "math_500", 1),
     ]
     assert matches[0]["words"] == AIME.lower()
@@ -155,13 +160,13 @@ def test_the_report_has_every_match_and_where_problems_come_from(data, copies, t
         "num_matching_rows": 4,
         "num_clean_rows": 2,
         "benchmarks": {
-            "aime24": dict(zip(counts, (2, 0, 3, 2), strict=True)),
+            "aime24": dict(zip(counts, (3, 0, 3, 3), strict=True)),
             "math_500": dict(zip(counts, (3, 1, 3, 2), strict=True)),
         },
     }
 
 
-def test_many_rows_go_into_several_files(copies, tmp_path, monkeypatch):
+def test_many_rows_go_into_several_files(copies, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(decontaminate, "ROWS_AT_A_TIME", 10)
     monkeypatch.setattr(decontaminate, "ROWS_PER_FILE", 20)
     data = write_jsonl(tmp_path / "data.jsonl", [{"problem": f"row {row}"} for row in range(45)])
@@ -173,6 +178,14 @@ def test_many_rows_go_into_several_files(copies, tmp_path, monkeypatch):
         ("part-00002.parquet", 5),
     ]
     assert rows_in(tmp_path / "clean") == [{"problem": f"row {row}"} for row in range(45)]
+    assert main([str(tmp_path / "clean"), *copies]) == 0
+    assert "0 of 45 rows match" in capsys.readouterr().out
+
+
+def test_what_pandas_says_of_all_rows_is_not_said_of_the_clean_ones(copies, tmp_path):
+    pd.DataFrame({"problem": ROWS}).to_parquet(tmp_path / "data.parquet")
+    assert main([str(tmp_path / "data.parquet"), *copies, "--out", str(tmp_path / "clean")]) == 0
+    assert pq.read_schema(tmp_path / "clean" / "part-00000.parquet").metadata is None
 
 
 def test_data_of_which_nothing_is_clean_leaves_its_columns(copies, tmp_path):
@@ -268,6 +281,7 @@ def test_the_command_itself_ends_with_1_for_contaminated_data(data, copies):
         (["{data}", "--ngram", "2", "--shortest", "3"], "--shortest 3, --ngram 2: give 1 <= shortest <= ngram"),
         (["{data}", "--ngram", "0"], "--shortest 0, --ngram 0: give 1 <= shortest <= ngram"),
         (["{data}", "--out", "{tmp}"], "--out: {tmp} is there already"),
+        (["{data}", "--benchmarks", "aime42", "--out", "{tmp}"], "--out: {tmp} is there already"),
         (["{data}", "--benchmarks", "aime42"], "aime42: unknown benchmark (known: "),
         (["{data}", "--benchmarks", "math_500"], "aime24: a copy of it is given, and it is not among the benchmarks"),
         (["{data}", "--copy", "aime24"], "--copy aime24: write NAME=FILE"),

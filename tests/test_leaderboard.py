@@ -171,6 +171,18 @@ def test_one_sampling_needs_no_letter(tmp_path):
     assert "2 ways" not in text and "500 problems, 4 samples each, temperature 0.6" in text
 
 
+def test_answers_without_a_verdict_are_told(tmp_path):
+    write_scores(tmp_path / "runs" / "x", {"policy": {"math_500": {"unjudged": 3}}})
+    assert "policy (x): 3 answers could not be judged and are left out" in printed(board_of(tmp_path))
+
+
+def test_columns_without_anything_are_not_printed(tmp_path):
+    write_scores(tmp_path / "runs" / "x", {"policy": {"math_500": {"pass@k": {}, "samples": 1}}})
+    text = printed(board_of(tmp_path))
+    assert "pass@k %" not in text and "maj@k %" in text and "no room" not in text
+    assert "500 problems, 1 sample each" in text
+
+
 def test_evidence_counts_and_a_run_that_is_kept_as_evidence_counts_once(tmp_path):
     run = tmp_path / "runs" / "x"
     write_scores(run, {"policy": {"math_500": {}}})

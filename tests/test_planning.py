@@ -426,9 +426,10 @@ def generate(generate: dict | None = None, **sections) -> dict:
     return {"step": "generate", "model": model, "data": [sums(64)], "generate": keys, "hardware": hardware, **sections}
 
 
-def evaluation(**sections) -> dict:
-    recipe = generate(evaluate={"benchmarks": ["math_500"], "max_new_tokens": 1000}, **sections)
-    return {key: value for key, value in recipe.items() if key not in ("generate", "data")} | {"step": "evaluate"}
+def evaluation(evaluate: dict | None = None, **sections) -> dict:
+    keys = {"benchmarks": ["math_500"], "max_new_tokens": 1000, **(evaluate or {})}
+    recipe = generate(**sections)
+    return {"step": "evaluate", "model": recipe["model"], "evaluate": keys, "hardware": recipe["hardware"]}
 
 
 ENDPOINT = {"base_url": "http://localhost:8000/v1", "model": "served"}
@@ -492,13 +493,7 @@ def test_gpus_that_sample_by_themselves_share_the_prompts(write_recipe):
     "sections",
     [
         generate({"endpoint": ENDPOINT}, model={}, hardware={}),
-        evaluation(evaluate={"benchmarks": ["math_500"], "endpoint": ENDPOINT}, model={"name": "a/b"}, hardware={})
-        if False
-        else {
-            "step": "evaluate",
-            "model": {"name": "a/b"},
-            "evaluate": {"benchmarks": ["math_500"], "endpoint": ENDPOINT},
-        },
+        evaluation({"endpoint": ENDPOINT}, hardware={}),
     ],
     ids=["generate", "evaluate"],
 )
@@ -545,41 +540,38 @@ def test_student_trains_on_what_is_kept_of_its_teacher_s(write_recipe):
 # --- Data that a run makes, and mixtures
 
 
-def mixture(*weights: float, num_rows: int, repeat: bool = False, **sections) -> dict:
-    data = [{**sums(64), "weight": weight} for weight in weights]
-    keys = {"max_steps": -1, "num_train_epochs": 1}
-    return sft(keys, mixture={"num_rows": num_rows, "repeat": repeat}, **{"data": data, **sections})
+TRACES = {"name": "open-r1/Mixture-of-Thoughts", "config": "math"}  # 93,733 rows of 6,300 tokens
+TALK = {"name": "HuggingFaceTB/smol-smoltalk"}  # 460,341 rows of 980
 
 
-def test_mixture_has_as_many_rows_as_it_says(write_recipe):
-    assert plan_named(write_recipe, mixture(1, 1, num_rows=80)).work.steps == 80 / 8
+def mixture(num_rows: int, *weights: float, repeat: bool = False) -> dict:
+    data = [{**source, "weight": weight} for source, weight in zip((TRACES, TALK), weights, strict=True)]
+    keys = {"max_length": 8192, "max_steps": -1, "num_train_epochs": 1}
+    return sft(keys, mixture={"num_rows": num_rows, "repeat": repeat}, data=data)
 
 
-def test_mixture_is_as_long_as_its_shares_make_it(write_recipe, monkeypatch):
-    """Three rows of 6,300 tokens (cut off at 4,096 a row in the mean) for each of 980: what the entries of the Hub say."""
-    data = [
-        {"name": "open-r1/Mixture-of-Thoughts", "config": "math", "weight": 3},
-        {"name": "HuggingFaceTB/smol-smoltalk", "weight": 1},
-    ]
-    plan = plan_named(write_recipe, mixture(num_rows=80, data=data, trainer={"max_length": 8192, "max_steps": 1}))
-    assert plan.work.tokens_per_row == (3 * 6300 + 980) / 4
+def test_mixture_has_the_rows_that_it_says_and_lengths_by_its_weights(write_recipe):
+    work = plan_named(write_recipe, mixture(80, 3, 1)).work
+    assert (work.steps, work.tokens_per_row) == (80 / 8, (3 * 6300 + 980) / 4)
 
 
-def test_source_with_too_few_rows_for_its_share_is_told(write_recipe):
-    data = [{"name": "open-r1/codeforces", "config": "verifiable-prompts", "weight": 3}, {**sums(64), "weight": 1}]
-    plan = plan_named(write_recipe, mixture(num_rows=40, data=data))
-    assert plan.work.notes == (plan.work.notes[-1],)  # but for the tokens, which nobody knows
-    few = plan_named(write_recipe, mixture(num_rows=40_000, repeat=True, data=data))
-    assert not any("planned" in note for note in few.work.notes)
-    data[1]["weight"] = 0.001
-    told = plan_named(write_recipe, mixture(num_rows=40_000, data=data)).work.notes[0]
-    assert told == "data.0: 16,000 rows are planned, but its share of the mixture is 39,987"
+@pytest.mark.parametrize(
+    ("sections", "notes"),
+    [
+        (mixture(100_000, 9, 1), ()),
+        (mixture(200_000, 9, 1), ("data.0: 93,733 rows are planned, but its share of the mixture is 180,000",)),
+        (mixture(200_000, 9, 1, repeat=True), ()),
+    ],
+    ids=["enough", "too few", "again and again"],
+)
+def test_source_with_too_few_rows_for_its_share_is_told(sections, notes, write_recipe):
+    assert plan_named(write_recipe, sections).work.notes == notes
 
 
 def pipeline_of(write_recipe, folder: str = "", **sections) -> Recipe:
-    write_recipe(file_name="sample.yaml", **generate({"samples": 2}, rewards=["accuracy"]))
+    write_recipe("sample.yaml", **generate({"samples": 2}, rewards=["accuracy"]))
     keys = {"max_steps": -1, "num_train_epochs": 1}
-    write_recipe(file_name="train.yaml", **sft(keys, data=[{"path": "nowhere.jsonl", **sections}]))
+    write_recipe("train.yaml", **sft(keys, data=[{"path": "nowhere.jsonl", **sections}]))
     stages = [
         {"name": "sampling", "recipe": "sample.yaml"},
         {"name": "training", "recipe": "train.yaml", "set": {"data.0.path": f"stage:sampling{folder}"}},

@@ -193,11 +193,11 @@ def test_benchmark_runs_each_program_against_its_tests(sandbox, smallest_model, 
         code = [program(problem, "steps"), constant, ""][number % 3]
         return f"<think></think><answer>```py\n{code}\n```</answer>"
 
-    def generate(model, tokenizer, conversations, sampling, description):
-        texts = [answer(conversation[0]["content"], index) for index, conversation in enumerate(conversations)]
-        return [[Completion(text, num_tokens=10, truncated=False)] for text in texts]
+    def sample(backend, conversations, sampling, wanted=None):
+        for index, conversation in enumerate(conversations):
+            yield (index, 0), Completion(answer(conversation[0]["content"], index), num_tokens=10, truncated=False)
 
-    monkeypatch.setattr(transformers_backend, "generate", generate)
+    monkeypatch.setattr(transformers_backend.TransformersBackend, "sample", sample)
     evaluation = {"benchmarks": ["tiny_programs"], "num_problems": 9}
     recipe = write_recipe(step="evaluate", model={"name": str(smallest_model)}, evaluate=evaluation)
     evaluate.evaluate(load_recipe(recipe), tmp_path)

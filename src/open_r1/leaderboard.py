@@ -124,10 +124,16 @@ class Leaderboard:
             *(f"{letter}: {_sampling_text(way) or 'not known how'}" for way, letter in letters.items()),
         ]
 
-    def refusals(self, benchmark: str) -> list[str]:
-        """Why a score is refused, a line each."""
-        rows = [row for row in self.rows if row.benchmark == benchmark and row.score.refused]
-        return [f"{row.score.label} ({row.run}) is refused: {row.score.refused}" for row in rows]
+    def remarks(self, benchmark: str) -> list[str]:
+        """Why a score is refused, and how many answers a score leaves out, a line each."""
+        remarks = []
+        for row in self.rows:
+            name = f"{row.score.label} ({row.run})"
+            if row.benchmark == benchmark and row.score.refused:
+                remarks.append(f"{name} is refused: {row.score.refused}")
+            elif row.benchmark == benchmark and finite(row.entry.get("unjudged")):
+                remarks.append(f"{name}: {row.entry['unjudged']} answers could not be judged and are left out")
+        return remarks
 
 
 def leaderboard(roots: Sequence[Path], recipes: Path) -> Leaderboard:
@@ -324,16 +330,17 @@ def print_leaderboard(board: Leaderboard, console: Console) -> None:
     unbounded = console.options.update(max_width=10_000)  # else a table measures no wider than the terminal
     for benchmark in board.benchmarks:
         cells = board.cells(benchmark)
+        empty = [column for number, column in enumerate(COLUMNS) if all(row[number] == NONE for row in cells)]
         missing: list[str] = []
-        table = _table(benchmark, cells, missing)
+        table = _table(benchmark, cells, empty)
         for column in LEFT_OUT_FIRST:
-            if console.measure(table, options=unbounded).minimum > console.width:
+            if column not in empty and console.measure(table, options=unbounded).minimum > console.width:
                 missing.append(column)
-                table = _table(benchmark, cells, missing)
+                table = _table(benchmark, cells, [*empty, *missing])
         console.print(table)
         if missing:
             console.print(Text(f"  no room for {', '.join(missing)}; a wider terminal has it, and --out FILE.md"))
-        for line in (*board.caption(benchmark), *board.refusals(benchmark)):
+        for line in (*board.caption(benchmark), *board.remarks(benchmark)):
             console.print(Text(f"  {line}"))
         console.print()
     if board.rows:
@@ -371,7 +378,7 @@ def markdown(board: Leaderboard) -> str:
         parts += ["pass@1 in percent, of all benchmarks:", _markdown_table(*_overview(board))]
     for benchmark in board.benchmarks:
         parts += [f"## {_escaped(benchmark)}", _markdown_table(COLUMNS, board.cells(benchmark))]
-        parts += map(_escaped, (*board.caption(benchmark), *board.refusals(benchmark)))
+        parts += map(_escaped, (*board.caption(benchmark), *board.remarks(benchmark)))
     if board.notes:
         parts += ["## Left out", "\n".join(f"- {_escaped(note)}" for note in board.notes)]
     return "\n\n".join(parts) + "\n"

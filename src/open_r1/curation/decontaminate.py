@@ -37,6 +37,7 @@ DATA_FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 DEFAULT_COLUMN = "problem"
 ROWS_AT_A_TIME = 1000  # a row can be a trace of 100 kB
 BLOCK_BYTES = 16 << 20  # of a text file at a time; no row may be longer, and the first block decides the columns' types
+BUFFER_BYTES = 1 << 20  # of each column of a parquet file
 ROWS_PER_FILE = 100_000
 MAX_EXAMPLES_PER_BENCHMARK = 3
 MAX_SHOWN_CHARACTERS = 120
@@ -178,7 +179,8 @@ def _batches_of_files(files: Sequence[Path], column: str, whole_rows: bool) -> I
 
 def _batches_of_file(file: Path, only: str | None) -> Iterator[pa.Table]:
     if file.suffix == ".parquet":
-        with pyarrow.parquet.ParquetFile(file) as parquet:
+        # Otherwise all that was read of the file stays in memory until its end.
+        with pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES) as parquet:
             columns = [only] if only in parquet.schema_arrow.names else None
             for batch in parquet.iter_batches(ROWS_AT_A_TIME, columns=columns):
                 yield pa.Table.from_batches([batch])
