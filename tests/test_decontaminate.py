@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CPU_TRAINER, SMALLEST_MODEL, sums
 
+from open_r1 import procedural
 from open_r1.benchmarks import texts
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.benchmarks.texts import HUB_PROBLEMS, benchmark_texts
@@ -31,7 +32,7 @@ ROWS = [
     "Another clean one",
     f"{AIME}; {SHORT_MATH}",
 ]
-MATCHING, CLEAN = [1, 2, 3, 5], [0, 4]
+CLEAN = [0, 4]
 PROBLEMS = {"aime24": [AIME, ALSO_AIME, AIME_TOO], "math_500": [MATH, SHORT_MATH, "Why?"]}
 TABLE = [
     ["benchmark", "problems", "too", "short", "to", "match", "problems", "matched", "rows", "that", "match"],
@@ -43,7 +44,7 @@ AT_EIGHT = ["--benchmarks", "aime24,math_500"]
 
 
 def write_jsonl(file, rows):
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -101,7 +102,9 @@ def write_as(kind, file):
     elif kind == "csv":
         with file.open("w", newline="", encoding="utf-8") as opened:
             writer = csv.writer(opened)
-            writer.writerows([["problem", "number"], *([text.replace(" ", "\n"), n] for n, text in enumerate(ROWS))])
+            writer.writerows(
+                [["problem", "number"], *([text.replace(" ", "\n" * 9), n] for n, text in enumerate(ROWS))]
+            )
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(rows_with_more()), file)
     else:
@@ -178,6 +181,7 @@ def test_many_rows_go_into_several_files(copies, tmp_path, monkeypatch, capsys):
         ("part-00002.parquet", 5),
     ]
     assert rows_in(tmp_path / "clean") == [{"problem": f"row {row}"} for row in range(45)]
+    capsys.readouterr()
     assert main([str(tmp_path / "clean"), *copies]) == 0
     assert "0 of 45 rows match" in capsys.readouterr().out
 
@@ -343,14 +347,14 @@ def test_what_a_copy_needs_is_what_evaluation_needs():
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_a_copy_may_be_of_any_of_its_formats(suffix, tmp_path):
-    file, rows = tmp_path / f"copy{suffix}", [{"problem": "one"}, {"problem": "zwei – 二"}]
+    file, rows = tmp_path / f"copy{suffix}", [{"problem": "one"}, {"problem": "zwei –\u2028二"}]
     if suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), file)
     elif suffix == ".json":
         file.write_text(json.dumps(rows))
     else:
         write_jsonl(file, rows)
-    assert benchmark_texts(["aime24"], {"aime24": file})["aime24"].texts == ["one", "zwei – 二"]
+    assert benchmark_texts(["aime24"], {"aime24": file})["aime24"].texts == ["one", "zwei –\u2028二"]
 
 
 def test_a_benchmark_comes_from_the_hub_by_its_subset_and_split(monkeypatch):
@@ -371,7 +375,9 @@ def test_a_benchmark_comes_from_the_hub_by_its_subset_and_split(monkeypatch):
 
 def test_procedural_problems_are_those_that_are_evaluated():
     programs = benchmark_texts(["tiny_programs"])["tiny_programs"]
-    assert len(programs.texts) == BENCHMARKS["tiny_programs"].procedural.num_problems
+    made = BENCHMARKS["tiny_programs"].procedural
+    problems = procedural.problems(made.family, made.num_problems, made.split, made.seed, made.parameters)
+    assert programs.texts == [problem.question for problem in problems]
     assert programs.origin == "made here: tiny_programs"
 
 

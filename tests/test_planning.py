@@ -442,7 +442,7 @@ def plan_named(write_recipe, sections: dict, assumptions: Assumptions = ALL_OF_T
 
 
 def test_hours_of_a_server_are_its_bytes_over_its_bandwidth(write_recipe):
-    """256 completions on two copies, which have 64 requests each: two waves of 1,000 steps, each reading all weights."""
+    """256 completions on two copies with 64 requests each: two waves of 1,000 steps, each of which reads all weights."""
     plan = plan_named(write_recipe, generate())
     architecture = plan.architecture
     weights = 2 * 1000 * 2 * 7_615_616_512
@@ -614,6 +614,15 @@ def test_rows_that_nobody_knows_are_asked_for(write_recipe):
     plan = plan_named(write_recipe, sft({"max_steps": -1}, data=[{"path": path}]))
     assert plan.work.steps is None
     assert "rows of the data are not known: give --rows, or trainer.max_steps" in plan.work.notes
+
+
+def test_rows_within_bounds_are_not_guessed_at(write_recipe):
+    data = [{**TRACES, "where": {"num_tokens": [0, 1000]}}]
+    work = plan_named(write_recipe, sft({"max_steps": -1, "num_train_epochs": 1}, data=data)).work
+    assert (work.steps, work.notes) == (
+        -(-93_733 // 8),
+        ("data.0.where: how many rows are within it nobody knows; all are counted",),
+    )
 
 
 # --- Every recipe

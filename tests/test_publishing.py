@@ -20,7 +20,7 @@ from open_r1.curation.traces import provenance_of
 from open_r1.generation import Completion
 from open_r1.publishing import publication_of
 from open_r1.publishing.__main__ import main
-from open_r1.publishing.card import _source_text, command_of
+from open_r1.publishing.card import _source_text, command_of, percent
 from open_r1.publishing.paths import names_of_paths, without_paths
 from open_r1.recipe import load_recipe
 from open_r1.run_record import finish_record, start_record, update_record
@@ -272,7 +272,7 @@ def test_pushed_folder_loads(kind, config, num_rows, column, traces_run, evaluat
         "# Verified traces of ours.yaml",
         f"commit of open_r1 | `{COMMIT}`, with changes that are in no commit",
         "Model: `policy/model`, sampled in transformers.",
-        f"- weights of `policy`: sha256 `{SHA256}`",
+        f"- sha256 of its weights: `{SHA256}`",
         "| samples per prompt | 2 |",
         "| temperature | 0.7 |",
         "| top-p | 0.9 |",
@@ -341,6 +341,28 @@ def test_teacher_of_a_distillation_is_named_with_its_revision(traces_run):
         model={"name": "org/student", "revision": "4d" * 20},
     )
     assert f"Model: `org/teacher` at revision `{'3c' * 20}`" in card_of(run_dir)
+
+
+def test_weights_of_the_teacher_are_told_and_not_those_of_its_student(traces_run, tmp_path):
+    models = tmp_path / "models"
+    run_dir = traces_run(
+        step="distill",
+        generate=None,
+        distill={**GENERATE, "teacher": str(models / "teacher")},
+        trainer={"learning_rate": 1.0e-6},
+        model={"name": str(models / "student")},
+    )
+    parents = [{"name": "models", "run": str(models), "weights_sha256": letter * 64} for letter in "ab"]
+    update_record(run_dir, parents=parents)
+    assert f"sha256 of its weights: `{'b' * 64}`" in card_of(run_dir)
+    assert "a" * 64 not in card_of(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(None, "–"), (0.0, "0.0 %"), (0.0004, "< 0.1 %"), (0.0006, "0.1 %"), (1.0, "100.0 %")]
+)
+def test_small_share_is_not_shown_as_none(share, text):
+    assert percent(share) == text
 
 
 def test_stage_is_told_with_its_pipeline(traces_run, tmp_path, write_recipe):
@@ -445,7 +467,7 @@ def test_column_of_ours_gets_the_name_in_place_of_the_path_and_all_else_stays(tr
     run_dir = traces_run(model=None, parents=False, generate={**GENERATE, "endpoint": server})
     name = "kept/part-00000.parquet"
     file = run_dir / name
-    table = parquet.read_table(file)  # as it was written before provenance had names alone
+    table = parquet.read_table(file)
     column = table.column_names.index("teacher")
     table = table.set_column(column, "teacher", pyarrow.array([server["model"]] * table.num_rows))
     parquet.write_table(table, file)
@@ -541,6 +563,15 @@ def test_half_a_run_is_refused(missing, traces_run, capsys):
     (run_dir / missing).unlink()
     assert push(run_dir) == 2
     assert "the run is not whole" in the_line(capsys)
+
+
+@pytest.mark.parametrize("torn_at", [3, -40])
+def test_torn_table_is_one_line(torn_at, traces_run, capsys):
+    run_dir = traces_run()
+    file = run_dir / "kept" / "part-00001.parquet"
+    file.write_bytes(file.read_bytes()[:torn_at])
+    assert push(run_dir) == 2
+    assert "part-00001.parquet: cannot be read" in the_line(capsys)
 
 
 def test_evaluation_without_its_answers_is_refused(evaluation_run, capsys):

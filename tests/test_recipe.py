@@ -109,7 +109,8 @@ WRONG = {
     ),
     "unknown step": (
         grpo(step="gpro"),
-        "step: unknown step 'gpro' (known: pretrain, sft, grpo, generate, distill, evaluate, pipeline); did you mean grpo?",
+        "step: unknown step 'gpro' (known: pretrain, sft, grpo, generate, distill, evaluate, pipeline); "
+        "did you mean grpo?",
     ),
     "unknown reward": (
         grpo(rewards=["acuracy"]),

@@ -501,5 +501,5 @@ def test_stage_is_refused_before_its_parents_are_done(pipeline_file, run_launche
     runs = tmp_path / "runs"
     finished = run_launcher("pipeline", pipeline_file, "--runs", runs, "--stage", "student")
     assert finished.returncode == 2
-    expected = "--stage student: it needs the model of cold_start, which is not begun; run that first"
+    expected = "--stage student: it needs what cold_start makes, which is not begun; run that first"
     assert finished.stderr.strip() == f"{pipeline_file}: {expected}"

@@ -9,7 +9,6 @@ from transformers import TrainerState
 
 from open_r1 import modeling, training
 from open_r1.distill import distill
-from open_r1.generation import Completion
 from open_r1.grpo import grpo
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.rewards import REWARDS, BoundReward

@@ -313,4 +313,4 @@ def test_prompts_are_answered_by_the_server_that_the_launcher_starts(served_reci
 def test_servers_that_nobody_asks(sections, line, served_recipe, tmp_path):
     (tmp_path / "chat.jinja").write_text("{{ messages[0]['content'] }}")
     given = {key: value for key, value in (asking(tmp_path) | sections).items() if value is not None}
-    assert [line in problem for problem in incompatible_settings(served_recipe(**given), {})][0]
+    assert line in next(incompatible_settings(served_recipe(**given), {}))

@@ -109,16 +109,9 @@ def _model_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_ru
 
 
 def _data_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_run: bool) -> Iterator[str]:
-    samplers = sorted(name for name, step in earlier_stages.items() if step in STEPS_THAT_SAMPLE)
     for key, source in recipe.data_sources():
         if source.path and source.path.startswith(STAGE_REFERENCE):
-            stage, _, folder = source.path.removeprefix(STAGE_REFERENCE).partition("/")
-            if stage not in samplers:
-                known = f"earlier stages: {', '.join(samplers)}" if samplers else "no such stage runs before"
-                yield f"{key}.path: {source.path!r} names no earlier stage that samples ({known}){closest(stage, samplers)}"
-            elif folder not in ("", *FOLDERS_OF_TRACES):
-                known = ", ".join(FOLDERS_OF_TRACES)
-                yield f"{key}.path: a stage that samples has no {folder!r} (known: {known}){closest(folder, FOLDERS_OF_TRACES)}"
+            yield from (f"{key}.path: {problem}" for problem in _reference_problems(source.path, earlier_stages))
             continue
         if source.path and not before_run and _is_to_be_made(recipe, source.path):
             continue
@@ -131,6 +124,18 @@ def _data_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_run
     yield from _shared_rows(recipe)
     yield from mixture_problems(recipe)
     yield from keep_problems(recipe.keep)
+
+
+def _reference_problems(reference: str, earlier_stages: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with a reference to the rows of a stage."""
+    stage, _, folder = reference.removeprefix(STAGE_REFERENCE).partition("/")
+    samplers = sorted(name for name, step in earlier_stages.items() if step in STEPS_THAT_SAMPLE)
+    if stage not in samplers:
+        known = f"earlier stages: {', '.join(samplers)}" if samplers else "no such stage runs before"
+        yield f"{reference!r} names no earlier stage that samples ({known}){closest(stage, samplers)}"
+    elif folder not in ("", *FOLDERS_OF_TRACES):
+        known = ", ".join(FOLDERS_OF_TRACES)
+        yield f"a stage that samples has no {folder!r} (known: {known}){closest(folder, FOLDERS_OF_TRACES)}"
 
 
 def _is_to_be_made(recipe: Recipe, path: str) -> bool:

@@ -30,8 +30,8 @@ def check_gate(pipeline: Recipe, stage: Stage, stage_dir: Path) -> None:
         missed = demand_missed(gate, value)
         if missed is not None:
             raise RunStopped(
-                f"{where}: {gate.metric} is {value:.4g}, but {missed} is demanded before the next stage begins; see what "
-                f"{stage_dir} says, and make the stage better, or change the gate and give the same command again"
+                f"{where}: {gate.metric} is {value:.4g}, but {missed} is demanded before the next stage begins; see "
+                f"what {stage_dir} says, and make the stage better, or change the gate and give the same command again"
             )
 
 
@@ -48,7 +48,7 @@ def value_of(gate: Gate, stage_dir: Path) -> float | str:
     """The value of a gate's metric in the directory of a stage that is done; or why there is none, as text."""
     scores = _read_json(stage_dir / "scores.json")
     if scores:
-        label, benchmark, metric = (gate.metric.split("/", 2) + ["", ""])[:3]
+        label, benchmark, metric = [*gate.metric.split("/", 2), "", ""][:3]
         entry = scores.get(label, {}).get("benchmarks", {}).get(benchmark, {})
         value = entry.get(metric)
         if value is None:
@@ -71,7 +71,8 @@ def gate_problems(stage: Stage, recipe: Recipe) -> Iterator[str]:
             if len(parts) != 3:
                 yield f"{key}: {gate.metric!r} is no score; write <label>/<benchmark>/<metric>, e.g. {_example(recipe)}"
             elif parts[0] not in labels:
-                yield f"{key}: {parts[0]!r} is not scored there (labels: {', '.join(labels)}){closest(parts[0], labels)}"
+                known = ", ".join(labels)
+                yield f"{key}: {parts[0]!r} is not scored there (labels: {known}){closest(parts[0], labels)}"
             elif parts[1] not in recipe.evaluate.benchmarks:
                 known = recipe.evaluate.benchmarks
                 yield f"{key}: {parts[1]!r} is no benchmark there ({', '.join(known)}){closest(parts[1], known)}"

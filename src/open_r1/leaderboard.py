@@ -316,9 +316,8 @@ def _at_k_text(at_k: tuple[int, float] | None) -> str:
 
 
 def _sampling_text(way: tuple[Any, ...]) -> str:
-    return ", ".join(
-        text.format(value) for text, value in zip(SAMPLING.values(), way, strict=True) if value is not None
-    )
+    told = [text.format(value) for text, value in zip(SAMPLING.values(), way, strict=True) if value is not None]
+    return ", ".join(told).replace(" 1 samples each", " 1 sample each")
 
 
 def _letter(number: int) -> str:

@@ -57,7 +57,7 @@ def benchmark_texts(names: Iterable[str], copies: Mapping[str, Path] | None = No
     A copy is a .jsonl, .json or .parquet file with the text's column of the Hub's data set. Procedural problems are
     made here. Raises RecipeError if a name is unknown, or the texts of one cannot be had: none is ever left out.
     """
-    names, copies = list(dict.fromkeys(names)), copies or {}
+    names, copies = list(names), copies or {}
     for name in (*names, *copies):
         if name not in BENCHMARKS:
             raise RecipeError(f"{name}: unknown benchmark (known: {', '.join(BENCHMARKS)}){closest(name, BENCHMARKS)}")

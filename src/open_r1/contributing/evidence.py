@@ -121,6 +121,9 @@ def _results(entry: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
         return
     for label, score in entry["scores"].items():
         for benchmark, values in score["benchmarks"].items():
+            if values.get("refused"):
+                yield f"{label}: {benchmark} refused ({values['refused']})", benchmark
+                continue
             low, high = values["pass@1_interval"]
             counts = f"{values['num_problems']} problems x {values['samples']}"
             interval = f"{100 * low:.1f} to {100 * high:.1f}"

@@ -1,7 +1,7 @@
 """Problems that the computer makes, with worked solutions in several styles, in splits that cannot overlap.
 
-A family is a module of this package: sums from reasoning-gym, small programs and small talk of our own. It draws problems and
-writes their solutions down; which split a problem belongs to, and that none comes twice, is decided here.
+A family is a module of this package: sums from reasoning-gym, small programs and small talk of our own. It draws
+problems and writes their solutions down; which split a problem belongs to, and that none comes twice, is decided here.
 
 A problem belongs to the split that a hash of its `unordered` parts falls into, so no held-out problem is seen in
 training, in whatever order its parts stand: `7+5+8` and `8+7+5` are on the same side.

@@ -178,8 +178,8 @@ def render(facts: Facts) -> str:
         columns=_columns(facts),
         rewards=[_reward_row(reward) for reward in facts.recipe.get("rewards") or []],
         sandboxes=[f"{name} ({isolation})" for name, isolation in (facts.record.get("sandboxes") or {}).items()],
-        inputs=list(_inputs(facts.record)),
-        models=_models(facts),
+        inputs=list(_inputs(facts)),
+        models=_models(facts) if facts.kind == EVALUATION else [],
         tasks=_tasks(facts.scores),
         copies=list(_copies(facts.scores)),
         scores=list(_score_rows(facts.scores)),
@@ -217,8 +217,10 @@ def cell(value: Any) -> str:
 
 
 def percent(share: float | None) -> str:
-    """`12.3 %`; a dash for None."""
-    return NONE if share is None else f"{100 * share:.1f} %"
+    """`12.3 %`, `< 0.1 %` for what would be shown as none; a dash for None."""
+    if share is None:
+        return NONE
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def command_of(run_dir: Path, names: Names) -> str:
@@ -328,29 +330,42 @@ def _reward_row(reward: Mapping[str, Any]) -> tuple[str, str | None, str | None]
     return reward["name"], ", ".join(_given(parameters)) or None, reward.get("task")
 
 
-def _inputs(record: Mapping[str, Any]) -> Iterator[str]:
-    """A line on every model, or data, of another run that was used, with its hash."""
-    for parent in record.get("parents") or []:
-        for what, key in (("weights", "weights_sha256"), ("data", "data_sha256")):
-            if parent.get(key):
-                yield f"{what} of `{parent.get('run') or parent['name']}`: sha256 `{parent[key]}`"
+def _inputs(facts: Facts) -> Iterator[str]:
+    """A line on the weights that answered, if they lay here, and on every set of prompts that another run made."""
+    sha256_of = _weights_sha256(facts)
+    if sha256 := sha256_of.get("distill.teacher" if facts.recipe.get("distill") else "model.name"):
+        yield f"sha256 of its weights: `{sha256}`"
+    for parent in facts.record.get("parents") or []:
+        if parent.get("data_sha256"):
+            yield f"sha256 of the prompts from `{parent['name']}`: `{parent['data_sha256']}`"
 
 
 def _models(facts: Facts) -> list[tuple[Any, ...]]:
     """(label, model, parameters, hash of its weights if they lay here) of every model that was scored."""
-    # A record lists parents in the order in which the recipe names the models; several may lie in one folder.
+    sha256_of = _weights_sha256(facts)
+    has_labels = bool(facts.recipe["evaluate"].get("models"))
+    return [
+        (label, score.get("model"), score.get("parameters"), sha256_of.get(label if has_labels else "model.name"))
+        for label, score in facts.scores.items()
+    ]
+
+
+def _weights_sha256(facts: Facts) -> dict[str, str]:
+    """model.name, label of a scored model, or distill.teacher -> hash of its weights, of those that lay here.
+
+    A record lists parents in the order in which the recipe names its models, and several may lie in one folder.
+    """
+    recipe = facts.recipe
+    names = {"model.name": recipe["model"].get("name"), **((recipe.get("evaluate") or {}).get("models") or {})}
+    names["distill.teacher"] = (recipe.get("distill") or {}).get("teacher")
     unused = [parent for parent in facts.record.get("parents") or [] if parent.get("weights_sha256")]
-    models = {None: facts.recipe["model"].get("name"), **((facts.recipe.get("evaluate") or {}).get("models") or {})}
-    hashes: dict[str | None, str] = {}
-    for label, name in models.items():
+    found = {}
+    for key, name in names.items():
         parent = next((each for each in unused if name and each.get("run") == str(Path(name).parent)), None)
         if parent:
             unused.remove(parent)
-            hashes[label] = parent["weights_sha256"]
-    return [
-        (label, score.get("model"), score.get("parameters"), hashes.get(label if label in models else None))
-        for label, score in facts.scores.items()
-    ]
+            found[key] = parent["weights_sha256"]
+    return found
 
 
 def _copies(scores: Mapping[str, Any]) -> Iterator[str]:

@@ -5,27 +5,30 @@ Of a step that samples kept/ and prompts/, of an evaluation its answers and its 
 
 import glob
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pyarrow
 import pyarrow.parquet
 
 from open_r1.curation.decontaminate import REPORT_FILE
 from open_r1.curation.rejection import KEPT, PROMPTS
-from open_r1.curation.traces import COUNTS_FILES
 from open_r1.publishing import card
 from open_r1.publishing.card import Config, Facts
 from open_r1.publishing.paths import is_absolute, names_of_paths, paths_to_look_for, table_to_send, without_paths
 from open_r1.recipe import RecipeError
-from open_r1.report.reading import json_object
+from open_r1.report.reading import COUNTS_FILES, json_object, tolerant
 from open_r1.resuming import RECIPE_FILE
 from open_r1.run_record import FILE_NAME, read_record
 
+Content = TypeVar("Content")
+
 CARD_FILE = "README.md"
 SCORES_FILE = "scores.json"
-STEPS = (*COUNTS_FILES, "evaluate")
+COUNTS_FILE_OF = {Path(name).stem: name for name in COUNTS_FILES}  # step that samples -> its counts
+STEPS = (*COUNTS_FILE_OF, "evaluate")
 # Benchmarks whose authors ask that their problems be shown nowhere on the web -> where they ask it.
 NOT_TO_BE_SHOWN = {"gpqa_diamond": "the terms of Idavidrein/gpqa"}
 BAD_IN_CONFIG_NAMES = '<>:/\\|?*"'  # a config's name becomes a folder's
@@ -66,7 +69,7 @@ def publication_of(run_dir: Path, repo_id: str, private: bool = False, license_i
         hint = f"; name one of its stages ({stages})" if stages else ""
         raise RecipeError(f"{run_dir}: step {step}: only runs of {', '.join(STEPS)} can be published{hint}")
     pipeline = _pipeline_of(run_dir)
-    counts = _json_of(run_dir / COUNTS_FILES[step]) if step in COUNTS_FILES else {}
+    counts = _json_of(run_dir / COUNTS_FILE_OF[step]) if step in COUNTS_FILE_OF else {}
     scores = _json_of(run_dir / SCORES_FILE) if step == "evaluate" else {}
     reports = _decontamination_of(run_dir, record)
     names = names_of_paths(run_dir, record, pipeline, scores, reports)
@@ -76,7 +79,7 @@ def publication_of(run_dir: Path, repo_id: str, private: bool = False, license_i
         tables = _tables_of_traces(run_dir, counts)
     wanted = paths_to_look_for(record, names)
     files: dict[str, Path | bytes] = {
-        str(file.relative_to(run_dir)): table_to_send(file, wanted, names)
+        str(file.relative_to(run_dir)): _readable(lambda table: table_to_send(table, wanted, names), file)
         for config in tables
         for file in sorted(run_dir.glob(config.data_files))
     }
@@ -135,13 +138,14 @@ def _finished_record(run_dir: Path) -> dict[str, Any]:
 def _publishable_stages(run_dir: Path) -> list[str]:
     """The stages, of a pipeline, that can be published; none of another run."""
     folders = [file.parent for file in sorted(run_dir.glob(f"*/{FILE_NAME}")) if "." not in file.parent.name]
-    return [folder.name for folder in folders if (read_record(folder) or {}).get("step") in STEPS]
+    records = {folder.name: tolerant(read_record, folder, []) or {} for folder in folders}
+    return [name for name, record in records.items() if record.get("step") in STEPS]
 
 
 def _pipeline_of(run_dir: Path) -> dict[str, Any]:
     """The record of the pipeline that the run is a stage of; {} if it is none, or if its pipeline has none yet."""
     folder = run_dir.resolve().parent
-    record = read_record(folder) if (folder / RECIPE_FILE).exists() else None
+    record = tolerant(read_record, folder, []) if (folder / RECIPE_FILE).exists() else None
     return record if record and record.get("step") == "pipeline" else {}
 
 
@@ -205,12 +209,21 @@ def _tables_of_scores(run_dir: Path, scores: Mapping[str, Any], private: bool) -
 
 def _config(run_dir: Path, name: str, data_files: str) -> Config:
     files = sorted(run_dir.glob(data_files))
+    metadata = [_readable(pyarrow.parquet.read_metadata, file) for file in files]
     return Config(
         name=name,
         data_files=data_files,
-        num_rows=sum(pyarrow.parquet.read_metadata(file).num_rows for file in files),
-        schema=pyarrow.parquet.read_schema(files[0]) if files else None,
+        num_rows=sum(each.num_rows for each in metadata),
+        schema=metadata[0].schema.to_arrow_schema() if metadata else None,
     )
+
+
+def _readable(read: Callable[[Path], Content], file: Path) -> Content:
+    """What `read` makes of a table. Raises RecipeError if it is torn."""
+    try:
+        return read(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RecipeError(f"{file}: cannot be read ({str(error).splitlines()[0]}); the run is not whole") from None
 
 
 def _shown_scores(scores: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Run, scores, pictures and comparison -> report.html."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -89,6 +90,7 @@ def write_report(run_dir: str | Path) -> Path:
         stage_columns=StageRow._fields,
         stage_rows=[] if stages[0] is run else [stage_row(stage) for stage in stages],
         facts=_facts(run, stages),
+        command=None if stages[0] is run else run_command(run),
         recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True) if run.recipe else None,
         notes=notes,
     )
@@ -154,6 +156,7 @@ def _headlines(section: StageSection) -> list[str]:
     return lines
 
 
+@functools.cache
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     # autoescape=True and not select_autoescape: that goes by the file's name, and ours does not end in .html.
@@ -194,7 +197,6 @@ def _facts(run: Run, stages: list[Run]) -> list[tuple[str, str]]:
         "seed": record.get("seed"),
         "commit": commit or "not from a git checkout",
         "recipe": f"{record.get('recipe_file')} (sha256 {str(record.get('recipe_sha256'))[:12]})",
-        "command": run_command(run) if run.record else None,
         "hardware": _hardware_fact(record.get("hardware") or {}),
         "versions": ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items()),
     }
