@@ -1,8 +1,8 @@
 """Rejection sampling: completions -> what the rewards verify and somebody can read, every drop counted by its reason.
 
 DeepSeek-R1, section 2.3.3 of arXiv 2501.12948: sample from the policy after RL, keep what is right, drop what is hard
-to read. A shard of completions is judged by whoever sampled it. Which of the kept ones stay is decided when all shards are
-there, in one pass in order, which holds one shard at a time in memory:
+to read. A shard of completions is judged by whoever sampled it. Which of the kept ones stay is decided when all shards
+are there, in one pass in order, which holds one shard at a time in memory:
 
     completions/   every completion: its rewards, and why it was dropped
     kept/          what is kept, as conversations, with what they come from; a data set for `data: - path:`

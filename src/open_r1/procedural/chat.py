@@ -1,9 +1,9 @@
 """Small talk: the general prompts of the tiny recipes, to which there is an answer but nothing to work out.
 
 Somebody with a made-up name of two syllables says something, `Rimo says thanks`, and the reply is what one says to
-that, `You are welcome.` (A reply with the name in it is too hard for a million parameters: they learn to name somebody, and
-not whom.) While a model is trained no reply is verified: as in the paper, general prompts are not what rules can judge.
-Held-out ones are compared with the one reply that the family writes.
+that, `You are welcome.` (A reply with the name in it is too hard for a million parameters: they learn to name somebody,
+and not whom.) While a model is trained no reply is verified: as in the paper, general prompts are not what rules can
+judge. Held-out ones are compared with the one reply that the family writes.
 """
 
 import random

@@ -347,7 +347,7 @@ class Gate(Section):
 
     metric: str
     """Of an evaluation `<label>/<benchmark>/<metric>`, e.g. cold_start/math_500/pass@1; of a stage that samples
-    `kept` or `kept_share`; of one that trains a key of its metrics.jsonl, as the mean of its last `last_logs` values."""
+    `kept` or `kept_share`; of one that trains a key of its metrics.jsonl, the mean of its last `last_logs` values."""
     at_least: float | None = None
     at_most: float | None = None
     last_logs: int = Field(default=10, gt=0)
