@@ -16,7 +16,7 @@ from open_r1.benchmarks.answers import boxed_answer, normal_form
 from open_r1.benchmarks.copies import copy_problems, read_copy, write_copy
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.generation import Completion
-from open_r1.recipe import RecipeError, Thinking, load_recipe
+from open_r1.recipe import Model, RecipeError, Thinking, load_recipe
 
 STANDARD = [name for name, benchmark in BENCHMARKS.items() if benchmark.procedural is None]
 MATH = [
@@ -320,6 +320,14 @@ def test_a_server_is_scored(write_recipe, tmp_path):
     assert {body["max_tokens"] for body in server.requests} == {32768}
     rows = parquet.read_table(tmp_path / "completions/model-math_500.parquet").to_pylist()
     assert {len(set(row["answers"])) for row in rows} == {3}
+
+
+def test_a_server_is_scored_whose_model_is_not_named(write_recipe, tmp_path):
+    with OpenAIServer(answering(4)) as server:
+        recipe = endpoint_recipe(write_recipe, tmp_path, server.url).model_copy(update={"model": Model()})
+        evaluate.evaluate(recipe, tmp_path)
+    score = json.loads((tmp_path / "scores.json").read_text())["model"]
+    assert (score["model"], score["benchmarks"]["math_500"]["pass@1"]) == ("teacher", 1.0)
 
 
 def test_what_a_server_refuses_has_no_verdict(write_recipe, tmp_path, monkeypatch):

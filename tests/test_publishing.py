@@ -324,6 +324,12 @@ def test_clean_commit_is_told_as_such(traces_run):
     assert "in no commit" not in card_of(run_dir)
 
 
+def test_sandboxes_are_told(traces_run):
+    run_dir = traces_run()
+    update_record(run_dir, sandboxes={"local": "A", "e2b": None})
+    assert "programs were run in: local (isolation of tier A), e2b." in card_of(run_dir)
+
+
 def test_run_without_rewards_is_not_called_verified(traces_run):
     card = card_of(traces_run(rewards=None))
     assert "# Traces of ours.yaml" in card
@@ -565,11 +571,13 @@ def test_half_a_run_is_refused(missing, traces_run, capsys):
     assert "the run is not whole" in the_line(capsys)
 
 
-@pytest.mark.parametrize("torn_at", [3, -40])
-def test_torn_table_is_one_line(torn_at, traces_run, capsys):
+@pytest.mark.parametrize(("start", "stop"), [(3, None), (-40, None), (4, 300)], ids=["all", "end", "pages"])
+def test_torn_table_is_one_line(start, stop, traces_run, capsys):
     run_dir = traces_run()
     file = run_dir / "kept" / "part-00001.parquet"
-    file.write_bytes(file.read_bytes()[:torn_at])
+    whole = file.read_bytes()
+    torn = whole[start:stop]
+    file.write_bytes(whole.replace(torn, b"\0" * len(torn) if stop else b""))
     assert push(run_dir) == 2
     assert "part-00001.parquet: cannot be read" in the_line(capsys)
 

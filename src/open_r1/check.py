@@ -13,6 +13,7 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from open_r1.benchmarks.copies import copy_problems
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.curation.readability import keep_problems
 from open_r1.data import columns_of, mixture_problems
@@ -283,6 +284,7 @@ def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
         temperature = BENCHMARKS[name].temperature if section.temperature is None else section.temperature
         if temperature == 0 and samples > 1:
             yield f"evaluate.samples: {name} would get {samples} equal answers at temperature 0; write samples: 1"
+    yield from copy_problems(recipe)
     for label in section.models:
         if not LABEL.fullmatch(label):
             yield f"evaluate.models.{label}: a label is made of letters, digits, `.`, `_` and `-`"

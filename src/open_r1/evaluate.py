@@ -31,6 +31,7 @@ from open_r1.benchmarks.statistics import (
     problem_means,
 )
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
+from open_r1.generation.backends import endpoint_backend, endpoint_of
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.shares import share_of, taken_up
 from open_r1.step_process import RunStopped, run_step
@@ -116,7 +117,7 @@ def evaluate_model(
         entry = summarize(result, benchmark, seconds, model.max_positions, section.max_truncated_share)
         if benchmark_name in copies:
             entry["copy"] = {"path": str(copies[benchmark_name]), "sha256": sha256_of(copies[benchmark_name])}
-        if section.endpoint:
+        if endpoint_of(recipe) is not None:
             entry["counts"] = dict(Counter(model.backend.counts()) - counts)
         score = {**_facts(recipe, label), "parameters": model.parameters, "benchmarks": {benchmark_name: entry}}
         _write_json(score_file(run_dir, label, benchmark_name), score)
@@ -154,27 +155,21 @@ def checked_tokenizer(recipe: Recipe, label: str) -> "PreTrainedTokenizerBase | 
 
 
 def stop_token_ids(recipe: Recipe, name: str, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """The tokens that end a completion: in this process the tokenizer's EOS, at a server the model's own as well."""
+    """The tokens that end a completion: the tokenizer's EOS, and the model's own."""
     from transformers import GenerationConfig
 
     ids = {tokenizer.eos_token_id}
-    if recipe.evaluate.endpoint:
-        with contextlib.suppress(OSError):  # a model needs no generation_config.json
-            revision = None if recipe.evaluate.models else recipe.model.revision
-            config = GenerationConfig.from_pretrained(recipe.model_path(name), revision=revision)
-            ids |= set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
+    with contextlib.suppress(OSError):  # a model needs no generation_config.json
+        revision = None if recipe.evaluate.models else recipe.model.revision
+        config = GenerationConfig.from_pretrained(recipe.model_path(name), revision=revision)
+        ids |= set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
     return ids - {None}
 
 
 def load(recipe: Recipe, label: str, tokenizer: "PreTrainedTokenizerBase | None") -> Model:
     """The model with that label, ready to answer: the recipe's endpoint, or its weights in this process."""
-    if recipe.evaluate.endpoint:
-        from open_r1.generation.endpoint import EndpointBackend
-
-        backend = EndpointBackend(
-            recipe.evaluate.endpoint, str(recipe.source), key="evaluate.endpoint", thinking=recipe.thinking
-        )
-        return Model(backend, parameters=None, max_positions=None)
+    if (endpoint := endpoint_of(recipe)) is not None:
+        return Model(endpoint_backend(recipe, endpoint, tokenizer), parameters=None, max_positions=None)
 
     import torch
 
@@ -197,7 +192,7 @@ def _other(recipe: Recipe, name: str) -> str | None:
 
 def _facts(recipe: Recipe, label: str) -> dict:
     """What scores.json says of a model: its name, and the server that answered for it if one did."""
-    endpoint, name = recipe.evaluate.endpoint, models_of(recipe)[label]
+    endpoint, name = endpoint_of(recipe), models_of(recipe)[label]
     if endpoint is None:
         return {"model": recipe.model_path(name)}
     served = {"endpoint": {"base_url": endpoint.base_url, "model": endpoint.model}}

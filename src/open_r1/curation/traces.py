@@ -81,7 +81,7 @@ def _sample_missing(recipe: Recipe, prompts: Dataset, shards: list[Shard], run_d
     section, (name, revision) = _section(recipe), _model_of(recipe)
     tokenizer = modeling.load_tokenizer(recipe, name, revision) if name else None
     device = "cpu" if recipe.hardware.gpus_per_node == 0 else PartialState().device
-    backend = backend_of(recipe, section.endpoint, f"{recipe.step}.endpoint", name, revision, tokenizer, device)
+    backend = backend_of(recipe, name, revision, tokenizer, device)
     thinking = thinking_after(tokenizer, recipe.thinking)
     rewards = build_rewards(recipe.rewards, thinking, recipe.seed, section.max_completion_length)
     schema = schema_of(prompts.features.arrow_schema, [reward.__name__ for reward in rewards])

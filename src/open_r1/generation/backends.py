@@ -1,40 +1,55 @@
 """Who samples: the recipe says it, and the launcher where it has started a server."""
 
 import os
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
-from open_r1 import modeling, vllm_server
+from open_r1 import vllm_server
 from open_r1.generation.endpoint import EndpointBackend
 from open_r1.generation.sampling import Backend
-from open_r1.generation.transformers_backend import TransformersBackend
 from open_r1.recipe import Endpoint, Recipe, Thinking
 from open_r1.rewards.completion import resolved_thinking
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+def endpoint_of(recipe: Recipe) -> Endpoint | None:
+    """Where the recipe's prompts are answered: its endpoint, or the vLLM started for it; None if in this process.
+
+    The server's address is in the environment of the process that it was started for, and nowhere else.
+    """
+    section = recipe.evaluate or recipe.distill or recipe.generate
+    if section.endpoint is None and recipe.hardware.vllm is not None and (url := os.environ.get(vllm_server.URL)):
+        return Endpoint(base_url=f"{url}/v1", model=recipe.model_path(recipe.model.name))
+    return section.endpoint
+
+
+def endpoint_backend(
+    recipe: Recipe, endpoint: Endpoint, tokenizer: "PreTrainedTokenizerBase | None"
+) -> EndpointBackend:
+    """The backend of an endpoint of the recipe. Raises RecipeError for a mistake in its section."""
+    key = "hardware.vllm" if recipe.hardware.vllm is not None else f"{recipe.step}.endpoint"
+    return EndpointBackend(endpoint, str(recipe.source), key, thinking_after(tokenizer, recipe.thinking))
 
 
 def backend_of(
     recipe: Recipe,
-    endpoint: Endpoint | None,
-    key: str,
     name: str | None,
     revision: str | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-    device: torch.device | str,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    device: "torch.device | str",
 ) -> Backend:
-    """The endpoint if there is one; else the server that the launcher has started; else the model `name`, loaded here.
+    """The recipe's endpoint, if it has one; else the model `name`, loaded here. Raises RecipeError."""
+    if (endpoint := endpoint_of(recipe)) is not None:
+        return endpoint_backend(recipe, endpoint, tokenizer)
+    from open_r1.generation.transformers_backend import TransformersBackend
+    from open_r1.modeling import load_model
 
-    `key` is the recipe's, of the endpoint, for errors. Raises RecipeError if it cannot be had.
-    """
-    if endpoint is None and (url := os.environ.get(vllm_server.URL)):
-        endpoint = Endpoint(base_url=f"{url}/v1", model=recipe.model_path(name))
-        key = "hardware.vllm"
-    if endpoint is not None:
-        return EndpointBackend(endpoint, str(recipe.source), key, thinking_after(tokenizer, recipe.thinking))
-    return TransformersBackend(modeling.load_model(recipe, name, revision).to(device), tokenizer)
+    return TransformersBackend(load_model(recipe, name, revision).to(device), tokenizer)
 
 
-def thinking_after(tokenizer: PreTrainedTokenizerBase | None, thinking: Thinking) -> Thinking:
+def thinking_after(tokenizer: "PreTrainedTokenizerBase | None", thinking: Thinking) -> Thinking:
     """The recipe's `thinking` with `prefilled` as the chat template has it; as it stands if there is no template."""
     if tokenizer is None or not tokenizer.chat_template:
         return thinking

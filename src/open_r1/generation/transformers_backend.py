@@ -12,11 +12,17 @@ SEEDS_APART = 1_000_003  # between two batches, so that no batch has the seed of
 
 
 class TransformersBackend:
-    """Samples from a model in this process. The tokenizer must pad on the left."""
+    """Samples from a model in this process, until the tokenizer's EOS or one of the model's own ends a completion.
+
+    The tokenizer must pad on the left.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model
         self.tokenizer = tokenizer
+        config = model.generation_config
+        ids = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        self.stop_token_ids = {tokenizer.eos_token_id, *ids} - {None}
 
     def counts(self) -> dict[str, int]:
         """Nothing: what fails in this process ends it."""
@@ -53,7 +59,7 @@ class TransformersBackend:
             max_new_tokens=sampling.max_new_tokens,
             do_sample=not greedy,
             **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}),
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(self.stop_token_ids),
             pad_token_id=tokenizer.pad_token_id,
         )
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
@@ -65,7 +71,13 @@ class TransformersBackend:
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], generation_config=config
             )
         model.train(was_training)
-        return [_completion(tokenizer, ids) for ids in outputs[:, inputs["input_ids"].shape[1] :].tolist()]
+        return [self._completion(ids) for ids in outputs[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _completion(self, ids: list[int]) -> Completion:
+        end = next((place for place, token in enumerate(ids) if token in self.stop_token_ids), None)
+        ids = ids if end is None else ids[: end + 1]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(text, num_tokens=len(ids), truncated=end is None, token_ids=tuple(ids))
 
 
 def generate(
@@ -77,11 +89,3 @@ def generate(
 ) -> list[list[Completion]]:
     """For each conversation its `num_samples` completions, in order, as TransformersBackend samples them."""
     return collect(TransformersBackend(model, tokenizer), conversations, sampling, description)
-
-
-def _completion(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Completion:
-    ended = tokenizer.eos_token_id in ids
-    if ended:
-        ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    return Completion(text, num_tokens=len(ids), truncated=not ended, token_ids=tuple(ids))

@@ -177,7 +177,10 @@ def render(facts: Facts) -> str:
         sources=[_source_text(source) for source in facts.recipe.get("data") or []],
         columns=_columns(facts),
         rewards=[_reward_row(reward) for reward in facts.recipe.get("rewards") or []],
-        sandboxes=[f"{name} ({isolation})" for name, isolation in (facts.record.get("sandboxes") or {}).items()],
+        sandboxes=[
+            f"{name} (isolation of tier {tier})" if tier else name
+            for name, tier in (facts.record.get("sandboxes") or {}).items()
+        ],
         inputs=list(_inputs(facts)),
         models=_models(facts) if facts.kind == EVALUATION else [],
         tasks=_tasks(facts.scores),

@@ -235,7 +235,10 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
         if len(kinds) != 1:
             got = " and ".join(kinds) or "none"
             yield f"{key}: unknown data source; give exactly one of name, path, procedural (got {got})"
-    if recipe.step == "evaluate" and recipe.evaluate and bool(recipe.model.name) == bool(recipe.evaluate.models):
+    if recipe.step == "evaluate" and recipe.evaluate and recipe.evaluate.endpoint:
+        if (recipe.model.name and recipe.evaluate.models) or len(recipe.evaluate.models) > 1:
+            yield "evaluate.models: an endpoint serves one model; give one name, or none"
+    elif recipe.step == "evaluate" and recipe.evaluate and bool(recipe.model.name) == bool(recipe.evaluate.models):
         yield "evaluate.models: give either model.name or evaluate.models"
 
 

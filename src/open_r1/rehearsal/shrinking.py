@@ -94,6 +94,8 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "*data.*.sort_by": (None, "the rows written for rehearsals have no such column"),
     "evaluate.models.*": (WEIGHTS, "as the model"),
     "evaluate.benchmarks*": ("the benchmarks' problems", f"theirs are on the Hub; {BENCHMARK} are made here"),
+    "evaluate.copies*": (None, "of benchmarks that are not asked here"),
+    "evaluate.max_truncated_share": (None, "an untrained model does not end"),
     "evaluate.num_problems": (None, "few problems"),
     "evaluate.max_new_tokens": (None, "short completions"),
     "hardware.nodes": ("several nodes", "this machine alone"),
@@ -380,4 +382,6 @@ def _small_evaluation(evaluate: dict[str, Any]) -> None:
         "num_problems": MAX_PROBLEMS,
         "max_new_tokens": MAX_COMPLETION_TOKENS,
         "batch_size": min(evaluate["batch_size"], 8),
+        "copies": {},
+        "endpoint": None,
     }
