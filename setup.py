@@ -50,7 +50,11 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"open_r1.report": ["*.jinja"], "open_r1.sandbox.local": ["inside/*.py"]},
+    package_data={
+        "open_r1.publishing": ["*.jinja"],
+        "open_r1.report": ["*.jinja"],
+        "open_r1.sandbox.local": ["inside/*.py"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
 )

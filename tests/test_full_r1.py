@@ -37,10 +37,10 @@ AT_WORK = {
     "zero_evaluation": r"zero on tiny_sums",
     "cold_start": r" [4-9]/12 ",
     "reasoning_rl": r" 3/4 ",
-    "rejection_sampling": r"sampling: +[1-9]\d%",
+    "rejection_sampling": r"sampling: +\d+%",
     "second_sft": r" [4-9]/12 ",
     "final_rl": r" 3/4 ",
-    "distill": r"sampling: +[1-9]\d%",
+    "distill": r"sampling: +\d+%",
     "evaluation": r"second_sft on tiny_sums",
 }
 

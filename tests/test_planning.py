@@ -21,6 +21,7 @@ from open_r1.planning.memory import GIB, SAMPLING, SERVING, TRAINING, memory_of
 from open_r1.planning.mends import compared, mends_of, with_overrides
 from open_r1.planning.plan import plan_of, plans_of
 from open_r1.planning.start import CHARACTER_VOCABULARY, recipe_that_makes
+from open_r1.planning.tables import hardware_text
 from open_r1.planning.throughput import Engines, passes_over_logprobs, rollout_seconds
 from open_r1.planning.work import Rows, Sampling, work_of
 from open_r1.recipe import Recipe, RecipeError, load_recipe
@@ -442,7 +443,7 @@ def plan_named(write_recipe, sections: dict, assumptions: Assumptions = ALL_OF_T
 
 
 def test_hours_of_a_server_are_its_bytes_over_its_bandwidth(write_recipe):
-    """256 completions on two copies with 64 requests each: two waves of 1,000 steps, each of which reads all weights."""
+    """256 completions on two copies with 64 requests each: two waves of 1,000 steps; a step reads all weights."""
     plan = plan_named(write_recipe, generate())
     architecture = plan.architecture
     weights = 2 * 1000 * 2 * 7_615_616_512
@@ -477,6 +478,19 @@ def test_server_that_only_answers_has_its_share_of_each_gpu(sections, write_reci
     assert rows["KV cache"] == pytest.approx(0.9 * 80 - 2 * 7_615_616_512 / GIB - 2)
     assert TRAINING not in rows
     assert (plan.nodes.gpus, plan.usd) == (2, pytest.approx(2 * 2.0 * plan.hours))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "text"),
+    [
+        ({"gpu": "h100_80gb", "vllm": {"data_parallel_size": 2}}, "2 h100_80gb, vLLM"),
+        ({"gpu": "h100_80gb", "gpus_per_node": 2, "accelerate": "ddp"}, "2 h100_80gb"),
+        ({}, "CPU, 1 process of 1 thread"),
+    ],
+    ids=["server", "transformers", "cpu"],
+)
+def test_hardware_of_a_step_that_only_samples(hardware, text, write_recipe):
+    assert hardware_text(plan_named(write_recipe, generate(hardware=hardware))) == text
 
 
 def test_gpus_that_sample_by_themselves_share_the_prompts(write_recipe):
@@ -636,8 +650,9 @@ def test_recipe_is_planned_and_fits(file):
     assert planned.hours is None or planned.hours > 0
 
 
-def test_pipeline_has_a_block_for_each_stage_and_a_sum(capsys):
-    assert main([str(TINY / "pipeline.yaml")]) == 0
+@pytest.mark.parametrize("name", ["pipeline", "full"])
+def test_pipeline_has_a_block_for_each_stage_and_a_sum(name, capsys):
+    assert main([str(TINY / f"{name}.yaml")]) == 0
     shown = capsys.readouterr().out
     assert "reasoning_rl: " in shown
     assert "\nin all: " in shown

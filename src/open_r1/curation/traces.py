@@ -22,7 +22,7 @@ from open_r1.generation import Sampling
 from open_r1.generation.backends import backend_of, thinking_after
 from open_r1.generation.progress import Watch
 from open_r1.generation.shards import Shard, num_journaled, sample_shard, shards_of
-from open_r1.recipe import Generate, Recipe
+from open_r1.recipe import Generate, Recipe, is_path
 from open_r1.rewards import build_rewards
 from open_r1.run_record import read_record
 from open_r1.shares import share_of, taken_up
@@ -174,8 +174,8 @@ def provenance_of(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:
     made_by = [
         parent
         for parent in record.get("parents", [])
-        if name and parent["run"] == str(Path(recipe.model_path(name)).parent)
-    ]
+        if name and parent.get("weights_sha256") and parent["run"] == str(Path(recipe.model_path(name)).parent)
+    ][-1:]  # a student stands before its teacher, and both may lie in one folder
     sampled_with = {key: getattr(section, key) for key in ("temperature", "top_p", "max_completion_length", "samples")}
     verified_by = {
         "rewards": [reward.model_dump() for reward in recipe.rewards],
@@ -185,6 +185,7 @@ def provenance_of(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:
         "versions": {name: record.get("versions", {}).get(name) for name in ("open-r1", "math-verify")},
     }
     teacher = made_by[0]["name"] if made_by else section.endpoint.model if section.endpoint else name
+    teacher = Path(teacher).name if is_path(teacher) else teacher  # what is published is of no use with a path
     return {
         "teacher": f"{teacher}@{revision}" if revision else teacher,
         "teacher_sha256": made_by[0].get("weights_sha256") if made_by else None,

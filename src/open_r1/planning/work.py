@@ -161,14 +161,15 @@ def _rows_at(recipe: Recipe, value: str, assumptions: Assumptions, stages: Mappi
         stage, _, folder = value.removeprefix(STAGE_REFERENCE).partition("/")
         return _left_by(stages.get(stage), folder) or unknown
     path = recipe.path(value)
-    if path.is_dir():
-        return Rows(sum(filter(None, map(_rows_of_file, sorted(path.glob("*.parquet"))))) or None, None)
-    if path.exists():
+    if path.is_file():
         return Rows(_rows_of_file(path), None)
     maker = recipe_at(path)
-    if maker is None or maker.step not in ("generate", "distill"):
-        return unknown
-    return _left_by(work_of(maker, assumptions), path.name) or unknown
+    samples = maker is not None and maker.step in ("generate", "distill")
+    planned = _left_by(work_of(maker, assumptions) if samples else None, path.name) or unknown
+    number = sum(
+        _rows_of_file(file) for file in path.glob("*.parquet")
+    )  # of a run that has been; its lengths as planned
+    return replace(planned, number=number) if number else planned
 
 
 def _left_by(work: Work | None, folder: str) -> Rows | None:

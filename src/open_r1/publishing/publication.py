@@ -97,14 +97,12 @@ def publication_of(run_dir: Path, repo_id: str, private: bool = False, license_i
         scores=_shown_scores(scores, names),
         decontamination=without_paths(reports, names),
     )
-    # The whole card once more: what the record has in other words, e.g. a description, may name the run's folder.
-    text = without_paths(card.render(facts), names)
     return Publication(
         repo_id=repo_id,
         private=private,
         kind=facts.kind,
         message=f"{facts.title}, recipe {str(record['recipe_sha256'])[:12]}, seed {record['seed']}",
-        files={CARD_FILE: text.encode(), **files},
+        files={CARD_FILE: card.render(facts).encode(), **files},
     )
 
 
@@ -164,9 +162,7 @@ def _decontamination_of(run_dir: Path, record: Mapping[str, Any]) -> dict[str, A
         if source.get("path") and is_absolute(source["path"]):
             folders[f"`data.{index}`, before it was sampled"] = Path(source["path"])
     return {
-        name: {key: value for key, value in _json_of(folder / REPORT_FILE).items() if key != "matches"}
-        for name, folder in folders.items()
-        if (folder / REPORT_FILE).is_file()
+        name: _json_of(folder / REPORT_FILE) for name, folder in folders.items() if (folder / REPORT_FILE).is_file()
     }
 
 
