@@ -66,7 +66,7 @@ def resolved(recipe) -> dict:
 
 
 def test_recipes_of_every_step_are_rehearsed():
-    assert {load_recipe(file).step for file in FILES} == {"sft", "grpo", "distill", "evaluate", "pipeline"}
+    assert {load_recipe(file).step for file in FILES} == {"sft", "grpo", "generate", "evaluate", "pipeline"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
@@ -306,8 +306,9 @@ def test_golds_of_the_fixture_are_accepted_by_the_recipe_s_rewards(file, prepare
     names = reward_columns(recipe.rewards)
     column = gold_program_column(recipe)
     data = load_data(recipe, [*names, *([column] if column else [])])
+    tasks = data["task"] if "task" in data.column_names else None
     checks = [
-        check_golds(recipe, data["solution"]) if judging_reward(recipe) else None,
+        check_golds(recipe, data["solution"], tasks) if judging_reward(recipe) else None,
         check_programs(recipe, {name: data[name] for name in names}, data[column] if column else None),
     ]
     assert [line for check in checks if check for line in check.lines()] == []

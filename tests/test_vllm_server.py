@@ -15,6 +15,7 @@ import yaml
 from conftest import sums
 
 from open_r1 import running, signals, vllm_server
+from open_r1.generation.backends import endpoint_of
 from open_r1.incompatible import incompatible_settings
 from open_r1.nodes import Nodes
 from open_r1.recipe import RecipeError, load_recipe
@@ -265,7 +266,7 @@ def test_server_of_a_step_that_only_asks_is_told_the_template_and_nothing_of_wei
     site(command=("vllm", "serve"))
     (tmp_path / "chat.jinja").write_text("{{ messages[0]['content'] }}")
     argv = vllm_server.server_command(served_recipe(**asking(tmp_path)), Nodes(first_port=12_340))
-    assert words_after(argv, "--chat-template") == [str(tmp_path / "chat.jinja")]
+    assert words_after(argv, "--chat-template", "--generation-config") == [str(tmp_path / "chat.jinja"), "vllm"]
     assert not {"--weight-transfer-config", "--logprobs-mode"} & set(argv)
 
 
@@ -314,3 +315,25 @@ def test_servers_that_nobody_asks(sections, line, served_recipe, tmp_path):
     (tmp_path / "chat.jinja").write_text("{{ messages[0]['content'] }}")
     given = {key: value for key, value in (asking(tmp_path) | sections).items() if value is not None}
     assert line in next(incompatible_settings(served_recipe(**given), {}))
+
+
+def test_several_processes_ask_one_server(served_recipe, site, smallest_model, tmp_path):
+    site(ANSWERS)
+    sections = asking(tmp_path) | {"model": {"name": str(smallest_model)}}
+    sections["hardware"] = {**sections["hardware"], "processes_per_node": 2, "threads_per_process": 1}
+    assert running.launch(served_recipe(**sections), tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "generate.json").read_text())["counts"] == {"requests": 16}
+
+
+@pytest.mark.parametrize(
+    ("step", "processes", "at_once"), [("generate", 1, 512), ("generate", 8, 64), ("evaluate", 8, 512)]
+)
+def test_every_copy_has_as_many_requests_at_once(step, processes, at_once, served_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv(vllm_server.URL, "http://x")
+    (tmp_path / "chat.jinja").write_text("")
+    hardware = {"processes_per_node": processes, "vllm": {"data_parallel_size": 8}}
+    sections = asking(tmp_path) | {"hardware": hardware, "step": step}
+    if step == "evaluate":
+        sections |= {"generate": None, "data": [], "evaluate": {"benchmarks": ["tiny_sums"]}}
+    recipe = served_recipe(**{key: value for key, value in sections.items() if value is not None})
+    assert endpoint_of(recipe).max_concurrent_requests == at_once

@@ -104,8 +104,12 @@ def server_command(recipe: Recipe, nodes: Nodes, number: int = 0) -> list[str]:
     if recipe.step == "grpo":  # the policy's weights are sent to it, and it tells how likely it found each token
         argv += ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
         argv += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
-    elif recipe.model.chat_template:  # it renders the prompts
-        argv += ["--chat-template", str(recipe.path(recipe.model.chat_template))]
+    else:
+        # A base's generation_config.json, which training leaves in the model, may have max_new_tokens: 2048, and vLLM
+        # then lets no request have more; nor is sampling that the recipe does not say any of its business.
+        argv += ["--generation-config", "vllm"]
+        if recipe.model.chat_template:  # it renders the prompts
+            argv += ["--chat-template", str(recipe.path(recipe.model.chat_template))]
     if section.max_model_length is not None:
         argv += ["--max-model-len", str(section.max_model_length)]
     if recipe.model.revision:

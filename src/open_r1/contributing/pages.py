@@ -13,7 +13,7 @@ from open_r1.contributing.evidence import evidence_of, published_of, results_tab
 from open_r1.places import ACCELERATE_CONFIGS, RECIPES
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 
-PLANNED_STEPS = ("sft", "grpo", "distill", "pipeline")
+PLANNED_STEPS = ("sft", "grpo", "generate", "distill", "pipeline")
 INDEX_HEADER = """# Recipes
 
 Made by `make pages` from the recipes, their plans (`make plan`) and their evidence; CI fails when it is stale. A plan
@@ -66,7 +66,8 @@ def _planned(recipe: Recipe) -> tuple[str, str, str]:
     if recipe.source.parent.name == NOT_ON_GPUS:
         return "2 CPU cores", "–", "–"
     summary = planning.summary(recipe)
-    return summary.hardware, f"{summary.hours:,.1f}", "–" if summary.usd is None else f"{summary.usd:,.0f}"
+    hours = "–" if summary.hours is None else f"{summary.hours:,.1f}"
+    return summary.hardware, hours, "–" if summary.usd is None else f"{summary.usd:,.0f}"
 
 
 def _published(folder: Path, recipe: Recipe) -> str:

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 from open_r1 import vllm_server
 from open_r1.generation.endpoint import EndpointBackend
 from open_r1.generation.sampling import Backend
+from open_r1.nodes import SINGLE_PROCESS_STEPS
 from open_r1.recipe import Endpoint, Recipe, Thinking
 from open_r1.rewards.completion import resolved_thinking
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
+
+REQUESTS_PER_COPY = Endpoint.model_fields["max_concurrent_requests"].default  # of the model, by all processes together
+SECONDS_OF_REQUEST = 4 * 3600.0  # nobody else asks our own server, and what waits there for its turn is not lost
 
 
 def endpoint_of(recipe: Recipe) -> Endpoint | None:
@@ -20,9 +24,16 @@ def endpoint_of(recipe: Recipe) -> Endpoint | None:
     The server's address is in the environment of the process that it was started for, and nowhere else.
     """
     section = recipe.evaluate or recipe.distill or recipe.generate
-    if section.endpoint is None and recipe.hardware.vllm is not None and (url := os.environ.get(vllm_server.URL)):
-        return Endpoint(base_url=f"{url}/v1", model=recipe.model_path(recipe.model.name))
-    return section.endpoint
+    server = recipe.hardware.vllm
+    if section.endpoint is not None or server is None or not (url := os.environ.get(vllm_server.URL)):
+        return section.endpoint
+    processes = 1 if recipe.step in SINGLE_PROCESS_STEPS else recipe.hardware.num_processes
+    return Endpoint(
+        base_url=f"{url}/v1",
+        model=recipe.model_path(recipe.model.name),
+        max_concurrent_requests=max(1, REQUESTS_PER_COPY * server.data_parallel_size // processes),
+        timeout_seconds=SECONDS_OF_REQUEST,
+    )
 
 
 def endpoint_backend(

@@ -46,7 +46,7 @@ class Result:
         """`recipe: rehearsed in … s (…)`, or what went wrong and the last lines of the log."""
         if self.problem:
             return f"{recipe_file}: rehearsal failed after {self.seconds:.1f} s: {self.problem}\n{last_lines(self.log)}"
-        steps = "" if self.rehearsal.recipe.step == "evaluate" else f"{STEPS} steps, "
+        steps = "" if self.rehearsal.recipe.step in ("generate", "evaluate") else f"{STEPS} steps, "
         left_out = ", ".join(self.rehearsal.not_rehearsed) or "nothing"
         return (
             f"{recipe_file}: rehearsed in {self.seconds:.1f} s ({steps}{self.num_parameters:,} parameters; "
@@ -156,4 +156,4 @@ def needs_rehearsal(recipe: Recipe) -> bool:
     """False if a recipe runs on a CPU as it is, with what lies in the repository: `make r1` does that."""
     if recipe.step == "pipeline":
         return any(needs_rehearsal(stage_recipe(recipe, stage)) for stage in recipe.stages)
-    return recipe.hardware.gpus_per_node > 0
+    return recipe.hardware.gpus_per_node > 0 or recipe.hardware.vllm is not None

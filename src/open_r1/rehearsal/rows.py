@@ -1,7 +1,9 @@
 """Fixture rows in the place of a Hub data set: as many as the batches of a rehearsal need, in a file of their own."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from open_r1.hub import fixture_of, hub_dataset
 from open_r1.recipe import RecipeError
@@ -24,6 +26,29 @@ class FixtureRows:
         copies = -(-min(self.num_rows, MAX_ROWS) // len(lines))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text("".join(f"{line}\n" for line in lines * copies), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class TraceRows:
+    """A file that is to be written for traces that another run is to make: at least `num_rows` rows as in its kept/."""
+
+    file: Path
+    num_rows: int
+
+    def write(self) -> None:
+        """Writes worked sums, each another one."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        rows = (_trace(number, number + 2) for number in range(min(self.num_rows, MAX_ROWS)))
+        self.file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def _trace(first: int, second: int) -> dict[str, Any]:
+    text = f"<think>\n{first} and {second} are {first + second}.\n</think>\n\n\\boxed{{{first + second}}}"
+    return {
+        "prompt": [{"role": "user", "content": f"What is {first} + {second}?"}],
+        "completion": [{"role": "assistant", "content": text}],
+        "solution": str(first + second),
+    }
 
 
 def lines_of_fixture(dataset: str) -> list[str]:

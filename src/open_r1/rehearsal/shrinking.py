@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from open_r1.benchmarks.table import BENCHMARKS
-from open_r1.recipe import Recipe, dump_recipe, parse_recipe
+from open_r1.places import RUNS
+from open_r1.recipe import STAGE_REFERENCE, Recipe, dump_recipe, parse_recipe
 from open_r1.recipe.loop import references_in
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
-from open_r1.rehearsal.rows import FixtureRows
+from open_r1.rehearsal.rows import FixtureRows, TraceRows
 from open_r1.rehearsal.stand_ins import StandIn, stand_in_of
 from open_r1.rewards import settable_parameters
 from open_r1.stages import stage_recipe
@@ -49,7 +50,7 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "model.dtype": ("half precision weights", "a CPU trains in float32"),
     "model.attn_implementation": ("its attention kernels", "they are the GPU's"),
     "*data.*.name": ("the data itself", "rows of the same schema, written for rehearsals"),
-    "*data.*.path": (None, "where those are"),
+    "*data.*.path": (None, "where rows are that were written for rehearsals"),
     "*data.*.config": (None, "of the Hub's data set"),
     "*data.*.revision": (None, "of the Hub's data set"),
     "*data.*.split": (None, "of the Hub's data set; a file has one"),
@@ -135,7 +136,7 @@ class Rehearsal:
     changes: tuple[Change, ...]
     models: tuple[tuple[StandIn, Path], ...] = ()
     """Each with the folder of all models."""
-    rows: tuple[FixtureRows, ...] = ()
+    rows: tuple[FixtureRows | TraceRows, ...] = ()
     stages: tuple["Rehearsal", ...] = ()
 
     @property
@@ -325,7 +326,12 @@ def _small_trainer(recipe: Recipe, processes: int) -> dict[str, Any]:
     return trainer
 
 
-def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: int) -> Iterator[FixtureRows]:
+def _is_made_by_a_run(recipe: Recipe, path: str) -> bool:
+    """True for the traces of another recipe's run; another stage's are there when they are needed."""
+    return not path.startswith(STAGE_REFERENCE) and recipe.path(path).is_relative_to(RUNS)
+
+
+def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: int) -> Iterator[FixtureRows | TraceRows]:
     """Puts files in the place of Hub data sets; yields what is to be written to them."""
     trainer = values["trainer"]
     num_rows = PROMPTS_TO_ANSWER
@@ -346,6 +352,10 @@ def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: in
             rows = FixtureRows(source.name, rows_file, num_rows_of_source)
             entry |= {"name": None, "config": None, "revision": None, "split": "train", "where": {}, "sort_by": None}
             entry["path"] = str(rows.file.resolve())
+            yield rows
+        elif source.path and _is_made_by_a_run(recipe, source.path):
+            rows = TraceRows(file.with_name(f"{file.stem}.rows") / f"{section}-{index}.jsonl", num_rows_of_source)
+            entry |= {"path": str(rows.file.resolve()), "where": {}, "sort_by": None}
             yield rows
         elif source.procedural:
             entry["procedural"]["num_problems"] = min(source.procedural.num_problems, num_rows_of_source)
