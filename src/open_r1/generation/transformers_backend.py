@@ -20,9 +20,12 @@ class TransformersBackend:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model
         self.tokenizer = tokenizer
-        config = model.generation_config
-        ids = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        self.stop_token_ids = {tokenizer.eos_token_id, *ids} - {None}
+
+    @property
+    def stop_token_ids(self) -> set[int]:
+        """The tokens that end a completion."""
+        ids = self.model.generation_config.eos_token_id
+        return {self.tokenizer.eos_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
 
     def counts(self) -> dict[str, int]:
         """Nothing: what fails in this process ends it."""
@@ -71,10 +74,11 @@ class TransformersBackend:
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], generation_config=config
             )
         model.train(was_training)
-        return [self._completion(ids) for ids in outputs[:, inputs["input_ids"].shape[1] :].tolist()]
+        stop = self.stop_token_ids
+        return [self._completion(ids, stop) for ids in outputs[:, inputs["input_ids"].shape[1] :].tolist()]
 
-    def _completion(self, ids: list[int]) -> Completion:
-        end = next((place for place, token in enumerate(ids) if token in self.stop_token_ids), None)
+    def _completion(self, ids: list[int], stop_token_ids: set[int]) -> Completion:
+        end = next((place for place, token in enumerate(ids) if token in stop_token_ids), None)
         ids = ids if end is None else ids[: end + 1]
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(text, num_tokens=len(ids), truncated=end is None, token_ids=tuple(ids))
