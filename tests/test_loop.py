@@ -5,6 +5,7 @@ import json
 import pytest
 
 from open_r1 import gates, launch, stages
+from open_r1 import pipeline as pipeline_step
 from open_r1.recipe import Gate, RecipeError, Stage, load_recipe
 from open_r1.recipe.loop import SEEDS_APART, references_in
 from open_r1.step_process import RunStopped
@@ -214,3 +215,14 @@ def test_pipeline_waits_at_its_gate_and_goes_on_when_it_is_lowered(write_recipe,
     assert launch.main([*command, "stages.first.gate.0.at_least=0.0"]) == 0
     assert "[1/2] first: done already" in capfd.readouterr().out
     assert (run_dir / "second" / "scores.json").exists()
+
+
+def test_models_without_a_label_have_the_name_of_the_stage_that_made_them(write_recipe, tmp_path):
+    two = {"a_scored": {"model": {"name": "stage:a"}}, "b_scored": {"model.name": "stage:b"}, "all": {}}
+    written = [{"name": name, "recipe": "e.yaml", "set": values} for name, values in two.items()]
+    recipe = load_recipe(write_recipe(step="pipeline", stages=written))
+    for name, scores in zip(two, ({"model": 1}, {"model": 2}, {"base": 3}), strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"scores": scores}))
+    pipeline_step.gather_scores(recipe, tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text()) == {"a": 1, "b": 2, "base": 3}

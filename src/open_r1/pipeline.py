@@ -14,6 +14,7 @@ from open_r1 import run_record, signals
 from open_r1.check import check_recipe
 from open_r1.gates import check_gate
 from open_r1.recipe import Recipe, RecipeError, Stage, dump_recipe, load_recipe
+from open_r1.recipe.loop import references_in, stage_named
 from open_r1.resuming import RECIPE_FILE
 from open_r1.running import is_done, launch, model_parents
 from open_r1.slurm.site import site_of_this_process
@@ -126,10 +127,15 @@ def finish(recipe: Recipe, run_dir: Path) -> list[str]:
 
 
 def gather_scores(recipe: Recipe, run_dir: Path) -> None:
-    """Writes what the evaluate stages scored to the pipeline's own scores.json; of equal labels the last counts."""
+    """Writes what the evaluate stages scored to the pipeline's own scores.json; of equal labels the last counts.
+
+    A stage that scores its `model.name` has no label for it: the model then has the name of the stage that made it.
+    """
     scores: dict[str, Any] = {}
     for stage in recipe.stages:
-        scores |= run_record.read_record(run_dir / stage.name)["scores"] or {}
+        scored = run_record.read_record(run_dir / stage.name)["scores"] or {}
+        maker = references_in(stage.set).get("model.name")
+        scores |= {stage_named(maker): scored["model"]} if maker and list(scored) == ["model"] else scored
     if scores:
         (run_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
