@@ -3,8 +3,10 @@
     python scripts/results_table.py recipes/tiny-r1 runs/tiny-r1/study/seed*
     python scripts/results_table.py recipes/tiny-r1 runs/tiny-r1/code_study/seed* --results code_results.json
 
-Writes RECIPE_FOLDER/results.json (what each run.json says of its scores, weights, commit and machine) and puts the
-table between the markers of that name in RECIPE_FOLDER/README.md. `--check` only says whether the README shows it.
+Writes RECIPE_FOLDER/results.json (what each run.json says of its scores, weights, commit and machine, and the curves of
+its RL runs) and puts the table between the markers of that name in RECIPE_FOLDER/README.md. A model's first benchmark
+gives its pass@1, its answers and their length; others have a column each. `--check` only says whether the README shows
+what results.json has.
 """
 
 import argparse
@@ -13,13 +15,14 @@ import statistics
 import sys
 from pathlib import Path
 
-from open_r1.run_record import read_record
+import numpy as np
+import pandas as pd
+
+from open_r1.rewards import format_reward
+from open_r1.run_record import METRICS_FILE, read_record
 
 BEGIN, END = "<!-- {name}: scripts/results_table.py -->", "<!-- end of {name} -->"
-HEADER = (
-    "| model | parameters | pass@1 by seed, % | mean ± standard deviation | tokens an answer | minutes |\n"
-    "|---|---|---|---|---|---|"
-)
+CURVES = {"accuracy": "rewards/accuracy/mean", "format": "rewards/format/mean", "tokens": "completions/mean_length"}
 
 
 def collect(run_dirs: list[Path]) -> list[dict]:
@@ -30,7 +33,10 @@ def collect(run_dirs: list[Path]) -> list[dict]:
         if record is None or record["status"] != "done":
             raise SystemExit(f"{run_dir}: not a finished run; results are only of finished runs")
         stages = {stage["name"]: read_record(run_dir / stage["name"]) for stage in record["recipe"]["stages"]}
-        scores = next(r["scores"] for r in stages.values() if r["step"] == "evaluate")
+        models = {}
+        for name, stage in stages.items():
+            for label, score in (stage["scores"] or {}).items() if stage["step"] == "evaluate" else ():
+                models[label] = _model_entry(run_dir / label, stages.get(label), label, score, run_dir / name)
         runs.append(
             {
                 "seed": record["seed"],
@@ -40,18 +46,17 @@ def collect(run_dirs: list[Path]) -> list[dict]:
                 "cpu": record["hardware"]["cpu"],
                 "cores": record["hardware"]["cores"],
                 "versions": record["versions"],
-                "models": {
-                    label: _model_entry(run_dir / label, stages.get(label), score) for label, score in scores.items()
-                },
+                "models": models,
+                "curves": {name: _curves(run_dir / name) for name, stage in stages.items() if stage["step"] == "grpo"},
             }
         )
     return sorted(runs, key=lambda run: run["seed"])
 
 
-def _model_entry(stage_dir: Path, stage: dict | None, score: dict) -> dict:
+def _model_entry(stage_dir: Path, stage: dict | None, label: str, score: dict, evaluation_dir: Path) -> dict:
     traces_file = stage_dir / "distill.json"
     traces = json.loads(traces_file.read_text(encoding="utf-8")) if traces_file.exists() else None
-    ((benchmark, entry),) = score["benchmarks"].items()
+    (benchmark, entry), *others = score["benchmarks"].items()
     return {
         "parameters": score["parameters"],
         "benchmark": benchmark,
@@ -60,26 +65,57 @@ def _model_entry(stage_dir: Path, stage: dict | None, score: dict) -> dict:
         "num_problems": entry["num_problems"],
         "samples": entry["samples"],
         "tokens_per_answer": entry["tokens_per_answer"],
+        "format_share": _format_share(evaluation_dir / "completions" / f"{label}-{benchmark}.parquet"),
+        "others": {name: {"pass@1": other["pass@1"], "num_problems": other["num_problems"]} for name, other in others},
         "minutes": round(stage["seconds"] / 60, 2) if stage else None,
         "weights_sha256": stage["weights_sha256"] if stage else None,
         "traces": traces,
     }
 
 
+def _format_share(completions_file: Path) -> float:
+    """The share of a model's evaluated answers that keep the format which the reward `format` asks for."""
+    texts = pd.read_parquet(completions_file, columns=["completions"])["completions"].explode()
+    return float(np.mean(format_reward(list(texts))))
+
+
+def _curves(stage_dir: Path) -> dict[str, list[float]]:
+    """What a run of RL logged at each step, in order; a key that it did not log is left out."""
+    lines = (stage_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    logs = {log["step"]: log for log in map(json.loads, lines)}
+    rows = [logs[step] for step in sorted(logs)]
+    found = {name: [row[key] for row in rows if key in row] for name, key in CURVES.items()}
+    return {name: [round(value, 4) for value in values] for name, values in found.items() if values}
+
+
 def table(runs: list[dict]) -> str:
     """The Markdown table: a row a model, its pass@1 for each seed in order, mean and spread over the seeds."""
-    rows = [HEADER]
+    first = next(iter(runs[0]["models"].values()))
+    others = list(dict.fromkeys(name for entry in runs[0]["models"].values() for name in entry.get("others", {})))
+    has_format = "format_share" in first
+    header = ["model", "parameters", "pass@1 by seed, %", "mean ± standard deviation"]
+    header += [f"{name}, %" for name in others] + (["in the format, %"] if has_format else [])
+    rows = [_row([*header, "tokens an answer", "minutes"]), _row(["---"] * (len(header) + 2)).replace(" ", "")]
     for label in runs[0]["models"]:
         entries = [run["models"][label] for run in runs]
-        percent = [100 * entry["pass@1"] for entry in entries]
-        spread = f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent):.1f}" if len(runs) > 1 else "one seed"
-        tokens = statistics.mean(entry["tokens_per_answer"] for entry in entries)
         minutes = [entry["minutes"] for entry in entries if entry["minutes"] is not None]
         rows.append(
-            f"| `{label}` | {entries[0]['parameters']:,} | {', '.join(f'{value:.1f}' for value in percent)} | {spread} "
-            f"| {tokens:.1f} | {f'{statistics.mean(minutes):.1f}' if minutes else '–'} |"
+            _row(
+                [
+                    f"`{label}`",
+                    f"{entries[0]['parameters']:,}",
+                    ", ".join(map(_percent, (entry["pass@1"] for entry in entries))),
+                    _spread([entry["pass@1"] for entry in entries]),
+                    *(
+                        _spread([entry.get("others", {}).get(name, {}).get("pass@1") for entry in entries])
+                        for name in others
+                    ),
+                    *([_percent(statistics.mean(entry["format_share"] for entry in entries))] if has_format else []),
+                    f"{statistics.mean(entry['tokens_per_answer'] for entry in entries):.1f}",
+                    f"{statistics.mean(minutes):.1f}" if minutes else "–",
+                ]
+            )
         )
-    first = next(iter(runs[0]["models"].values()))
     rows.append("")
     rows.append(
         f"Seeds {', '.join(str(run['seed']) for run in runs)}; {first['num_problems']:,} held-out problems, "
@@ -90,10 +126,26 @@ def table(runs: list[dict]) -> str:
     return "\n".join(rows)
 
 
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(share: float | None) -> str:
+    return "refused" if share is None else f"{100 * share:.1f}"
+
+
+def _spread(shares: list[float | None]) -> str:
+    """Mean and standard deviation in percent; a dash if a seed has no score."""
+    if None in shares:
+        return "–"
+    percent = [100 * share for share in shares]
+    return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent):.1f}" if len(shares) > 1 else "one seed"
+
+
 def _half_width(runs: list[dict]) -> float:
     """The widest half interval of any score, in points."""
     intervals = [entry["pass@1_interval"] for run in runs for entry in run["models"].values()]
-    return max(100 * (high - low) / 2 for low, high in intervals)
+    return max(100 * (high - low) / 2 for low, high in filter(None, intervals))
 
 
 def around_markers(readme: str, name: str) -> tuple[str, str, str]:
