@@ -50,6 +50,9 @@ def collect(run_dirs: list[Path]) -> list[dict]:
                 "curves": {name: _curves(run_dir / name) for name, stage in stages.items() if stage["step"] == "grpo"},
             }
         )
+    seeds = [run["seed"] for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise SystemExit(f"two runs of one seed (seeds: {seeds}); move the one away that is not meant")
     return sorted(runs, key=lambda run: run["seed"])
 
 
@@ -139,7 +142,8 @@ def _spread(shares: list[float | None]) -> str:
     if None in shares:
         return "–"
     percent = [100 * share for share in shares]
-    return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent):.1f}" if len(shares) > 1 else "one seed"
+    mean = f"{statistics.mean(percent):.1f}"
+    return f"{mean} ± {statistics.stdev(percent):.1f}" if len(shares) > 1 else f"{mean} (one seed)"
 
 
 def _half_width(runs: list[dict]) -> float:
