@@ -1,0 +1,129 @@
+"""The columns of what a step trains on, or asks: which a source has to give, conversations, sources joined."""
+
+from collections.abc import Sequence
+
+from open_r1.recipe import DataSource, Recipe, RecipeError
+from open_r1.rewards import reward_columns, rewards_for
+
+STEP_COLUMNS = {
+    "pretrain": ("text",),
+    "sft": ("prompt", "completion"),
+    "grpo": ("prompt",),
+    "distill": ("prompt",),
+    "generate": ("prompt",),
+}
+TEXTS_OF_TRAINING = ("text", "messages", "completion")  # not kept beside a completion that is sampled anew
+ROLES = {"prompt": "user", "completion": "assistant"}
+
+
+def columns_for(recipe: Recipe, source: DataSource, wanted: Sequence[str]) -> list[str]:
+    """Of the wanted columns those that a source has to give: not what only rewards for other tasks read."""
+    judging = rewards_for(recipe.rewards, source.task)
+    others = set(reward_columns([reward for reward in recipe.rewards if reward not in judging]))
+    return [column for column in wanted if column not in others.difference(reward_columns(judging), ["task"])]
+
+
+def with_task(recipe: Recipe, source: DataSource, dataset):
+    """The rows with the source's task as a column, if it has one or some reward asks for it."""
+    asked = source.task is not None or any(reward.task for reward in recipe.rewards)
+    if not asked or (source.task is None and "task" in dataset.column_names):
+        return dataset
+    import pyarrow
+
+    task = pyarrow.repeat(pyarrow.scalar(source.task, pyarrow.string()), len(dataset))
+    return dataset.remove_columns([name for name in ("task",) if name in dataset.column_names]).add_column("task", task)
+
+
+def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, dataset, wanted: Sequence[str]):
+    """The rows with the wanted columns (and, for step generate, the others), prompt and completion as conversations."""
+    halves = [column for column in ROLES if column in wanted]
+    has = set(dataset.column_names)
+    split = bool(halves) and "messages" in has and ("messages" in source.columns or not has.issuperset(halves))
+    gives = has.union(ROLES) if split else has
+    missing = [column for column in wanted if column not in gives]
+    if missing:
+        raise RecipeError(
+            f"{recipe.source}: {source_key}.columns: nothing gives {missing[0]}; "
+            f"add `{missing[0]}: <one of {', '.join(dataset.column_names)}>`"
+        )
+    others = has.difference(wanted, TEXTS_OF_TRAINING) if recipe.step == "generate" else ()
+    kept = [column for column in dataset.column_names if column in others or column in wanted]
+    if split:
+        dataset = dataset.select_columns(["messages", *(column for column in kept if column not in ROLES)])
+        dataset = dataset.map(
+            _split_messages,
+            batched=True,
+            remove_columns=["messages"],
+            features=_replaced(dataset.features, "messages", dict.fromkeys(ROLES, dataset.features["messages"])),
+        )
+    dataset = dataset.select_columns([*wanted, *(column for column in kept if column not in wanted)])
+    for column in halves:
+        if getattr(dataset.features[column], "dtype", None) in ("string", "large_string"):
+            dataset = dataset.map(
+                _as_conversations,
+                batched=True,
+                fn_kwargs={"column": column},
+                features=_replaced(dataset.features, column, {column: _conversation()}),
+            )
+    return dataset
+
+
+def _split_messages(rows: dict) -> dict:
+    messages = rows["messages"]
+    return {"prompt": [each[:-1] for each in messages], "completion": [each[-1:] for each in messages]}
+
+
+def _as_conversations(rows: dict, column: str) -> dict:
+    return {column: [[{"role": ROLES[column], "content": text}] for text in rows[column]]}
+
+
+def _conversation():
+    from datasets import List, Value
+
+    return List({"role": Value("string"), "content": Value("string")})
+
+
+def _replaced(features, column: str, by: dict):
+    from datasets import Features
+
+    return Features({name: kind for name, kind in features.items() if name != column} | by)
+
+
+def joined(recipe: Recipe, section: str, parts: list):
+    """The parts one after the other, under types that fit all of them. Raises RecipeError if there are none."""
+    import pyarrow
+    from datasets import Features, concatenate_datasets
+
+    common = {}
+    for column in dict.fromkeys(column for part in parts for column in part.column_names):
+        kinds = {index: part.features[column] for index, part in enumerate(parts) if column in part.column_names}
+        first, *others = kinds
+        if all(kinds[index] == kinds[first] for index in others):
+            continue
+        fields = {index: pyarrow.schema([_field(column, kind)]) for index, kind in kinds.items()}
+        fitting = fields[first]
+        for index in others:
+            try:
+                fitting = pyarrow.unify_schemas([fitting, fields[index]], promote_options="permissive")
+            except pyarrow.ArrowException:
+                raise RecipeError(
+                    f"{recipe.source}: {section}.{index}.columns: {column} is {fields[index].field(column).type}, but "
+                    f"{fitting.field(column).type} in {section}.{first}; write one as the other, or map another column"
+                ) from None
+        common |= Features.from_arrow_schema(fitting)
+    return concatenate_datasets(
+        [
+            part.cast(
+                Features(part.features | {column: common[column] for column in common if column in part.features})
+            )
+            if any(column in part.features and part.features[column] != common[column] for column in common)
+            else part
+            for part in parts
+        ]
+    )
+
+
+def _field(column: str, kind):
+    from datasets import Features
+
+    return Features({column: kind}).arrow_schema.field(column)
