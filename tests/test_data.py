@@ -645,7 +645,7 @@ def own_memory():
 
 def watch():
     while True:
-        peak.append(max(peak.pop(), own_memory()))
+        peak[0] = max(peak[0], own_memory())
         time.sleep(0.005)
 
 datasets.disable_progress_bars()

@@ -62,7 +62,8 @@ def begin(recipe: Recipe) -> PartialState:
     # The first call decides backend and timeout; what TrainingArguments says of them later is not heard.
     seconds = trainer_value(recipe.step, recipe.trainer, "ddp_timeout") if recipe.step in TRAINER_CONFIGS else None
     timeout = timedelta(seconds=SECONDS_OF_SAMPLING if seconds is None else seconds)
-    processes = PartialState(cpu=recipe.hardware.gpus_per_node == 0, timeout=timeout)
+    samples_on_cpu = recipe.step not in TRAINER_CONFIGS and recipe.hardware.gpus_per_node == 0
+    processes = PartialState(cpu=bool(recipe.trainer.get("use_cpu")) or samples_on_cpu, timeout=timeout)
     if processes.num_processes != recipe.hardware.num_processes:
         raise RecipeError(
             f"{recipe.source}: hardware: {recipe.hardware.num_processes} processes were asked for, but "
