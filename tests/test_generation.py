@@ -16,7 +16,7 @@ from openai_server import OpenAIServer
 from open_r1 import generate, launch, running
 from open_r1.curation import traces
 from open_r1.generation import Completion, Sampling, endpoint, shards
-from open_r1.generation.progress import Watch, collect
+from open_r1.generation.progress import Watch
 from open_r1.generation.shards import Journal, Shard, num_journaled, sample_shard, seed_of_shard, shards_of
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.run_record import read_record
@@ -68,12 +68,14 @@ def test_seeds_of_shards_and_runs_differ():
     assert len(seeds) == 400
 
 
-def test_completions_are_in_order_whatever_order_they_end_in():
-    backend = Counting()
-    assert texts(collect(backend, CONVERSATIONS, SAMPLING)) == [
-        ["0/0/7", "0/1/7"],
-        ["1/0/7", "1/1/7"],
-        ["2/0/7", "2/1/7"],
+def test_completions_are_in_order_whatever_order_they_end_in(tmp_path):
+    backend, shard = Counting(), Shard(0, 0, 3)
+    seed = seed_of_shard(7, shard)
+    completions = sample_shard(shard, CONVERSATIONS, backend, SAMPLING, tmp_path, Watch(6, "", shown=False))
+    assert texts(completions) == [
+        [f"0/0/{seed}", f"0/1/{seed}"],
+        [f"1/0/{seed}", f"1/1/{seed}"],
+        [f"2/0/{seed}", f"2/1/{seed}"],
     ]
     assert backend.asked[0] == (2, 1)
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_r1 import modeling
 from open_r1.generation import Sampling
-from open_r1.generation.transformers_backend import generate
+from open_r1.generation.transformers_backend import TransformersBackend
 from open_r1.recipe import Model, RecipeError, load_recipe
 
 TRACE = "<think>7+5=12\n12+8=20</think><answer>\\boxed{20}</answer>"
@@ -75,6 +75,12 @@ def test_recipe_may_bring_its_own_chat_template(write_recipe, smallest_model, tm
     recipe = load_recipe(write_recipe(step="sft", model=model, data=[{"name": "a/b"}], trainer={"max_steps": 1}))
     question = [{"role": "user", "content": "1+1=?"}]
     assert modeling.load_tokenizer(recipe).apply_chat_template(question, tokenize=False) == "1+1=?<think>"
+
+
+def generate(model, tokenizer, conversations, sampling):
+    """The completions of each conversation, in order."""
+    rows = dict(TransformersBackend(model, tokenizer).sample(conversations, sampling))
+    return [[rows[index, n] for n in range(sampling.num_samples)] for index in range(len(conversations))]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

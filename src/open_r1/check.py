@@ -34,14 +34,14 @@ from open_r1.recipe import (
 from open_r1.recipe.trainer_fields import trainer_value
 from open_r1.rewards import REWARDS, build_rewards, columns_of_reward, settable_parameters, types_of_parameters
 from open_r1.rewards.completion import prefill_problems
-from open_r1.stages import stage_recipe
+from open_r1.stages import KEPT, PROMPTS, stage_recipe
 from open_r1.wording import closest
 
 NO_RECIPES = (ACCELERATE_CONFIGS, HUB)
 LABEL = re.compile(r"[\w.-]+")  # of a model that is scored; becomes part of a file's name
 STEPS_WITHOUT_MODEL = ("generate", "evaluate", "pipeline")
 STEPS_THAT_SAMPLE = ("generate", "distill")
-FOLDERS_OF_TRACES = ("kept", "prompts")
+FOLDERS_OF_TRACES = (KEPT, PROMPTS)
 
 
 def check_recipe(recipe: Recipe, earlier_stages: Mapping[str, str] | None = None, before_run: bool = False) -> None:

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 
 from open_r1 import modeling, training
-from open_r1.curation.traces import COUNTS_FILES, leave_traces, load_kept
+from open_r1.curation.traces import leave_traces, load_kept
 from open_r1.recipe import Recipe, RecipeError
-from open_r1.shares import share_of
+from open_r1.shares import COUNTS_OF_TRACES, share_of
 from open_r1.step_process import run_step
 
 
@@ -27,7 +27,7 @@ def distill(recipe: Recipe, run_dir: Path) -> None:
         return
     kept = load_kept(run_dir)
     if not len(kept):
-        counts = json.loads((run_dir / COUNTS_FILES["distill"]).read_text(encoding="utf-8"))
+        counts = json.loads((run_dir / COUNTS_OF_TRACES["distill"]).read_text(encoding="utf-8"))
         raise RecipeError(
             f"{recipe.source}: distill.teacher: none of its traces was verified (dropped: {counts['dropped']})"
         )

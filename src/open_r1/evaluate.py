@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from open_r1.generation.backends import endpoint_backend, endpoint_of
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.shares import share_of, taken_up
 from open_r1.step_process import RunStopped, run_step
+from open_r1.whole_files import whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -228,7 +229,7 @@ def copy_scored_pairs(from_run: Path, run_dir: Path) -> None:
         if not here.exists():
             here.parent.mkdir(exist_ok=True)
             for suffix in (".parquet", ".json"):
-                with _whole(here.with_suffix(suffix)) as unfinished:
+                with whole(here.with_suffix(suffix)) as unfinished:
                     shutil.copyfile(score.with_suffix(suffix), unfinished)
 
 
@@ -336,7 +337,7 @@ def write_completions(result: "BenchmarkResult", file: Path) -> None:
         for problem in result.problems
     ]
     file.parent.mkdir(exist_ok=True)
-    with _whole(file) as unfinished:
+    with whole(file) as unfinished:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), unfinished)
 
 
@@ -346,16 +347,8 @@ def _storable(text: str) -> str:
 
 
 def _write_json(file: Path, value: dict) -> None:
-    with _whole(file) as unfinished:
+    with whole(file) as unfinished:
         unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """The path to write a file under; it gets its own name when it is whole."""
-    unfinished = file.with_name(f"{file.name}.part")
-    yield unfinished
-    unfinished.replace(file)
 
 
 if __name__ == "__main__":

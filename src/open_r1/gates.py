@@ -13,10 +13,10 @@ import numpy as np
 
 from open_r1.recipe import Gate, Recipe, Stage
 from open_r1.run_record import METRICS_FILE
+from open_r1.shares import COUNTS_OF_TRACES
 from open_r1.step_process import RunStopped
 from open_r1.wording import closest
 
-SAMPLING_COUNTS = {"generate": "generate.json", "distill": "distill.json"}  # step -> its file
 COUNTS = ("kept", "kept_share", "sampled", "prompts")
 
 
@@ -54,7 +54,7 @@ def value_of(gate: Gate, stage_dir: Path) -> float | str:
         if value is None:
             return entry.get("refused") or f"scores.json has none of {label} on {benchmark}"
         return float(value) if math.isfinite(value) else "it is not finite"
-    counts = next(filter(None, (_read_json(stage_dir / name) for name in SAMPLING_COUNTS.values())), {})
+    counts = next(filter(None, (_read_json(stage_dir / name) for name in COUNTS_OF_TRACES.values())), {})
     if gate.metric in COUNTS and gate.metric in counts:
         return float(counts[gate.metric])
     values = list(_logged(stage_dir / METRICS_FILE, gate.metric))[-gate.last_logs :]

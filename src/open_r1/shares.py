@@ -19,11 +19,8 @@ from open_r1.run_record import read_record, update_record
 Item = TypeVar("Item")
 
 DIRECTORY = "shares"
-RESULTS = {  # step -> what its shares add up to
-    "evaluate": "scores.json",
-    "generate": "generate.json",
-    "distill": "distill.json",
-}
+COUNTS_OF_TRACES = {"generate": "generate.json", "distill": "distill.json"}  # step -> what says its traces are whole
+RESULTS = {"evaluate": "scores.json", **COUNTS_OF_TRACES}  # step -> what its shares add up to
 
 
 @dataclass(frozen=True, order=True)

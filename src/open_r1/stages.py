@@ -12,7 +12,7 @@ from open_r1.recipe import STAGE_REFERENCE, Recipe, Stage, dump_recipe, load_rec
 from open_r1.recipe.loop import flatten, references_in, stage_named
 
 FROZEN_STAGES = "stages"
-MODEL, KEPT = "model", "kept"  # folders of a run directory
+MODEL, KEPT, PROMPTS = "model", "kept", "prompts"  # folders of a run directory
 
 
 def stage_recipe(pipeline: Recipe, stage: Stage, run_dir: Path | None = None) -> Recipe:

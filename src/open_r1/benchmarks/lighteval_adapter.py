@@ -26,11 +26,12 @@ from open_r1.benchmarks.answers import boxed_answer, normal_form
 from open_r1.benchmarks.copies import write_copy
 from open_r1.benchmarks.table import Benchmark
 from open_r1.generation import Backend, Completion, Conversation, Sampling
+from open_r1.generation.backends import thinking_after
 from open_r1.generation.progress import Watch
 from open_r1.generation.shards import Journal
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards import accuracy_reward, binary_code_reward
-from open_r1.rewards.completion import after_thinking, resolved_thinking
+from open_r1.rewards.completion import after_thinking
 
 # LightEval's registry imports every task there is. Offline, tiny_benchmarks and mt_bench fail to download, mix_eval and
 # mt_bench call an argument that huggingface_hub 2 dropped, and the if* tasks try to fetch nltk data at import.
@@ -128,10 +129,7 @@ def run_benchmark(
         batch_size=batch_size,
         seed=seed,
     )
-    if tokenizer is not None:
-        question = [{"role": "user", "content": "1+1=?"}]
-        rendered_prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-        thinking = resolved_thinking(rendered_prompt, thinking)
+    thinking = thinking_after(tokenizer, thinking)
     config = task_config(name, benchmark, problems_dir, thinking, rows)
     answering = OpenR1LightevalModel(backend, tokenizer, sampling, max_positions, journal_file, description)
     table = types.ModuleType("open_r1_tasks")  # what LightEval calls a custom task file

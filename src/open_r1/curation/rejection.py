@@ -26,8 +26,9 @@ from open_r1.curation.readability import unreadable
 from open_r1.generation import Completion
 from open_r1.recipe import Keep, Thinking
 from open_r1.rewards import RewardFunction
+from open_r1.stages import KEPT, PROMPTS
+from open_r1.whole_files import whole
 
-KEPT, PROMPTS = "kept", "prompts"
 NO_VERDICT = ": no verdict"  # how a reason ends that is the judge's fault
 REFUSED = "refused"
 NEAR_DUPLICATE, BEYOND_PROMPT, BEYOND_TRACES = "near_duplicate", "beyond max_per_prompt", "beyond max_traces"
@@ -113,10 +114,8 @@ def schema_of(columns: pyarrow.Schema, reward_names: Iterable[str]) -> pyarrow.S
 
 def write_rows(rows: Sequence[Mapping[str, Any]], schema: pyarrow.Schema, file: Path) -> None:
     """Writes rows as a parquet file, which has its name only when it is whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.part")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), unfinished, compression="zstd")
-    unfinished.replace(file)
+    with whole(file) as unfinished:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), unfinished, compression="zstd")
 
 
 def keep_within_limits(run_dir: Path, files: Sequence[Path], keep: Keep, provenance: Mapping[str, str]) -> dict:

@@ -21,14 +21,15 @@ from open_r1.curation.rejection import NO_VERDICT, REFUSED, judge, keep_within_l
 from open_r1.generation import Sampling
 from open_r1.generation.backends import backend_of, thinking_after
 from open_r1.generation.progress import Watch
-from open_r1.generation.shards import Shard, num_journaled, sample_shard, shards_of
+from open_r1.generation.shards import FOLDER, Shard, num_journaled, sample_shard, shards_of
 from open_r1.recipe import Generate, Recipe, is_path
 from open_r1.rewards import build_rewards
 from open_r1.run_record import read_record
-from open_r1.shares import share_of, taken_up
+from open_r1.shares import COUNTS_OF_TRACES, share_of, taken_up
+from open_r1.stages import KEPT
 from open_r1.step_process import RunStopped
+from open_r1.whole_files import whole
 
-COUNTS_FILES = {"generate": "generate.json", "distill": "distill.json"}  # step -> what says that its traces are whole
 SAMPLED = b"open_r1.sampled"  # key of a shard's metadata
 
 
@@ -38,7 +39,7 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
     In the directory of a share, its completions alone. What an earlier attempt, or a share that was taken up, has
     finished is not done again. Raises RunStopped if the judge breaks or a server fails.
     """
-    counts_file = run_dir / COUNTS_FILES[recipe.step]
+    counts_file = run_dir / COUNTS_OF_TRACES[recipe.step]
     if counts_file.exists():
         return
     prompts = training.verified_data(recipe, run_dir, processes)
@@ -55,9 +56,8 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
         counts = keep_within_limits(run_dir, files, recipe.keep, provenance_of(recipe, run_dir))
         check_refused(recipe, counts)
         counts |= _sampling_counts(files)
-        unfinished = counts_file.with_suffix(".part")
-        unfinished.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(counts_file)
+        with whole(counts_file) as unfinished:
+            unfinished.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
         print(f"kept {counts['kept']} of {counts['sampled']} completions; dropped: {counts['dropped'] or 'none'}")
     processes.wait_for_everyone()
 
@@ -142,13 +142,11 @@ def check_refused(recipe: Recipe, counts: dict[str, Any]) -> None:
 def _copy_shards(run_dir: Path) -> None:
     """Brings the shards over that shares have finished. Copies, no links: each directory may be deleted by itself."""
     for directory in taken_up(run_dir).values():
-        for file in sorted((directory / "completions").glob("part-*.parquet")):
-            here = run_dir / "completions" / file.name
+        for file in sorted((directory / FOLDER).glob("part-*.parquet")):
+            here = run_dir / FOLDER / file.name
             if not here.exists():
-                here.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = here.with_name(f".{here.name}.part")
-                shutil.copyfile(file, unfinished)
-                unfinished.replace(here)
+                with whole(here) as unfinished:
+                    shutil.copyfile(file, unfinished)
 
 
 def _sampling_counts(files: list[Path]) -> dict[str, Any]:
@@ -196,7 +194,7 @@ def provenance_of(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:
 
 def load_kept(run_dir: Path) -> Dataset:
     """The kept traces, prompt and completion; empty if there are none."""
-    files = [str(file) for file in sorted((run_dir / "kept").glob("*.parquet"))]
+    files = [str(file) for file in sorted((run_dir / KEPT).glob("*.parquet"))]
     if not files:
         return Dataset.from_dict({"prompt": [], "completion": []})
     return Dataset.from_parquet(files, columns=["prompt", "completion"])

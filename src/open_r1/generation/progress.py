@@ -1,12 +1,11 @@
-"""What is sampled, watched: a bar with the time left and tokens a second, and all completions in order."""
+"""What is sampled, watched: a bar with the time left and tokens a second."""
 
-import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from open_r1.generation.sampling import Backend, Completion, Conversation, Row, Sampling
+from open_r1.generation.sampling import Completion, Row
 
 
 class Watch:
@@ -34,16 +33,3 @@ class Watch:
 
     def close(self) -> None:
         self.bar.close()
-
-
-def collect(
-    backend: Backend, conversations: Sequence[Conversation], sampling: Sampling, description: str = "sampling"
-) -> list[list[Completion]]:
-    """For each conversation its `num_samples` completions, in order."""
-    completions: list[list[Completion | None]] = [[None] * sampling.num_samples for _ in conversations]
-    watch = Watch(len(conversations) * sampling.num_samples, description)
-    with contextlib.closing(backend.sample(conversations, sampling)) as sampled:
-        for (index, sample), completion in watch.watched(sampled):
-            completions[index][sample] = completion
-    watch.close()
-    return completions

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from open_r1.generation.progress import collect
 from open_r1.generation.sampling import Completion, Conversation, Row, Sampling
 
 SEEDS_APART = 1_000_003  # between two batches, so that no batch has the seed of another run's
@@ -82,14 +81,3 @@ class TransformersBackend:
         ids = ids if end is None else ids[: end + 1]
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(text, num_tokens=len(ids), truncated=end is None, token_ids=tuple(ids))
-
-
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Conversation],
-    sampling: Sampling,
-    description: str = "sampling",
-) -> list[list[Completion]]:
-    """For each conversation its `num_samples` completions, in order, as TransformersBackend samples them."""
-    return collect(TransformersBackend(model, tokenizer), conversations, sampling, description)

@@ -19,16 +19,16 @@ from open_r1.publishing import card
 from open_r1.publishing.card import Config, Facts
 from open_r1.publishing.paths import is_absolute, names_of_paths, paths_to_look_for, table_to_send, without_paths
 from open_r1.recipe import RecipeError
-from open_r1.report.reading import COUNTS_FILES, json_object, tolerant
+from open_r1.report.reading import json_object, tolerant
 from open_r1.resuming import RECIPE_FILE
 from open_r1.run_record import FILE_NAME, read_record
+from open_r1.shares import COUNTS_OF_TRACES
 
 Content = TypeVar("Content")
 
 CARD_FILE = "README.md"
 SCORES_FILE = "scores.json"
-COUNTS_FILE_OF = {Path(name).stem: name for name in COUNTS_FILES}  # step that samples -> its counts
-STEPS = (*COUNTS_FILE_OF, "evaluate")
+STEPS = (*COUNTS_OF_TRACES, "evaluate")
 # Benchmarks whose authors ask that their problems be shown nowhere on the web -> where they ask it.
 NOT_TO_BE_SHOWN = {"gpqa_diamond": "the terms of Idavidrein/gpqa"}
 BAD_IN_CONFIG_NAMES = '<>:/\\|?*"'  # a config's name becomes a folder's
@@ -69,7 +69,7 @@ def publication_of(run_dir: Path, repo_id: str, private: bool = False, license_i
         hint = f"; name one of its stages ({stages})" if stages else ""
         raise RecipeError(f"{run_dir}: step {step}: only runs of {', '.join(STEPS)} can be published{hint}")
     pipeline = _pipeline_of(run_dir)
-    counts = _json_of(run_dir / COUNTS_FILE_OF[step]) if step in COUNTS_FILE_OF else {}
+    counts = _json_of(run_dir / COUNTS_OF_TRACES[step]) if step in COUNTS_OF_TRACES else {}
     scores = _json_of(run_dir / SCORES_FILE) if step == "evaluate" else {}
     reports = _decontamination_of(run_dir, record)
     names = names_of_paths(run_dir, record, pipeline, scores, reports)

@@ -12,12 +12,12 @@ import yaml
 
 from open_r1.resuming import RECIPE_FILE
 from open_r1.run_record import METRICS_FILE, read_record
+from open_r1.shares import COUNTS_OF_TRACES
 from open_r1.stages import FROZEN_STAGES
 
 Content = TypeVar("Content")
 
 STEPS_WITH_METRICS = ("pretrain", "sft", "grpo", "distill")
-COUNTS_FILES = ("generate.json", "distill.json")  # what a step that samples leaves of its completions
 COMPLETION_COLUMNS = ["prompt", "gold", "completions", "num_tokens", "truncated", "scores"]
 
 
@@ -128,7 +128,7 @@ def _read_run(folder: Path, name: str, frozen: Mapping[str, Any], notes: list[st
         notes.append(f"{name}: no metrics.jsonl, so no curves")
     if record.get("step") == "evaluate" and not scores:
         notes.append(f"{name}: no scores.json, so nothing of it is in the tables")
-    counts = (tolerant(json_object, folder / file, notes) for file in COUNTS_FILES)
+    counts = (tolerant(json_object, folder / file, notes) for file in COUNTS_OF_TRACES.values())
     return Run(name, folder, record, metrics, scores, next(filter(None, counts), {}), frozen)
 
 
