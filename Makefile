@@ -93,7 +93,7 @@ base: $(STAMP)  ## train the two tiny base models anew and compare them with the
 	@$(BIN)/python scripts/ship_model.py --compare runs/$(notdir $(TINY))/base-student/latest $(TINY)/models/student
 
 study: SEEDS ?= 0 1 2
-study: STUDY := $(TINY)/full_study.yaml
+study: STUDY := $(TINY)/study.yaml
 study: $(STAMP)  ## every stage of tiny-r1 with its controls, for SEEDS="0 1 2": the table and pictures of its README
 	@for seed in $(SEEDS); do $(BIN)/python -m open_r1.launch pipeline $(STUDY) seed=$$seed $(ARGS) || exit $$?; done
 	@$(BIN)/python scripts/results_table.py $(TINY) $(foreach seed,$(SEEDS),runs/$(notdir $(TINY))/$(basename $(notdir $(STUDY)))/seed$(seed)-*)
