@@ -5,18 +5,21 @@
 
 Writes RECIPE_FOLDER/results.json (what each run.json says of its scores, weights, commit and machine, and the curves of
 its RL runs) and puts the table between the markers of that name in RECIPE_FOLDER/README.md. A model's first benchmark
-gives its pass@1, its answers and their length; others have a column each. `--check` only says whether the README shows
-what results.json has.
+gives its pass@1, its answers and their length; others have a column each. A README that has markers
+`results_differences` asks its own questions there, a row each: what is asked, and "`one model` - `another`"; the other
+columns are filled in. `--check` only says whether the README shows what results.json has.
 """
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from open_r1.rewards import format_reward
 from open_r1.run_record import METRICS_FILE, read_record
@@ -129,6 +132,41 @@ def table(runs: list[dict]) -> str:
     return "\n".join(rows)
 
 
+def differences(asked: str, runs: list[dict]) -> str:
+    """The rows of a README's table of differences with their figures: points by seed, mean and 95 % interval of it.
+
+    Each seed is compared with itself, since its two models share data and what they were trained from; the interval is
+    Student's t over these differences. Exits at a row that names no two models.
+    """
+    header, _, *rows = asked.splitlines()
+    filled = [_row([*_cells(header)[:2], "by seed, points", "mean, 95 % interval"]), _row(["---"] * 4).replace(" ", "")]
+    for row in rows:
+        question, pair = _cells(row)[:2]
+        names = re.fullmatch(r"`(\w+)` - `(\w+)`", pair)
+        if names is None or not set(names.groups()) <= set(runs[0]["models"]):
+            raise SystemExit(
+                f"`{question}`: {pair} is no difference of two models of these runs; write `one` - `another`"
+            )
+        scores = [[run["models"][name]["pass@1"] for name in names.groups()] for run in runs]
+        points = [100 * (one - another) for one, another in scores if None not in (one, another)]
+        complete = len(points) == len(runs)
+        by_seed = ", ".join(f"{point:+.1f}" for point in points) if complete else "–"
+        filled.append(_row([question, pair, by_seed, _mean_interval(points) if complete else "–"]))
+    return "\n".join(filled)
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+def _mean_interval(points: list[float]) -> str:
+    mean = f"{statistics.mean(points):+.1f}"
+    if len(points) < 2:
+        return f"{mean} (one seed)"
+    half = stats.t.ppf(0.975, len(points) - 1) * statistics.stdev(points) / len(points) ** 0.5
+    return f"{mean} ± {half:.1f}"
+
+
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -162,6 +200,16 @@ def around_markers(readme: str, name: str) -> tuple[str, str, str]:
     return before + begin, between.strip(), end + after
 
 
+def with_figures(readme: str, name: str, runs: list[dict]) -> str:
+    """The README with the table of these runs and, where it has the markers for it, with its differences."""
+    before, _, after = around_markers(readme, name)
+    readme = f"{before}\n{table(runs)}\n{after}"
+    if BEGIN.format(name=f"{name}_differences") in readme:
+        before, asked, after = around_markers(readme, f"{name}_differences")
+        readme = f"{before}\n{differences(asked, runs)}\n{after}"
+    return readme
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -170,14 +218,16 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     readme, results = arguments.folder / "README.md", arguments.folder / arguments.results
-    before, between, after = around_markers(readme.read_text(encoding="utf-8"), results.stem)
+    text = readme.read_text(encoding="utf-8")
+    around_markers(text, results.stem)
     if arguments.check:
-        shown = between == table(json.loads(results.read_text(encoding="utf-8")))
+        shown = text == with_figures(text, results.stem, json.loads(results.read_text(encoding="utf-8")))
         print(f"{readme}: {'shows' if shown else 'does not show'} {results.name}")
         return 0 if shown else 1
     runs = collect(arguments.run_dirs)
+    text = with_figures(text, results.stem, runs)
     results.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
-    readme.write_text(f"{before}\n{table(runs)}\n{after}", encoding="utf-8")
+    readme.write_text(text, encoding="utf-8")
     print(table(runs))
     return 0
 

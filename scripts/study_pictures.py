@@ -2,8 +2,8 @@
 
     python scripts/study_pictures.py recipes/tiny-r1/results.json recipes/tiny-r1
 
-Writes scores.png (a bar a model, a dot a seed) and curves.png (accuracy on training prompts and tokens an answer over
-the steps of each RL run, mean of the seeds and the range between them) into the folder. Reads what
+Writes scores.png (a bar a model, a dot a seed) and curves.png (what changed over the steps of each RL run: accuracy and
+format on training prompts, tokens an answer; mean of the seeds and the range between them) into the folder. Reads what
 scripts/results_table.py wrote, and no run.
 """
 
@@ -17,10 +17,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, and a way of drawing each: no two runs are told apart by colour alone.
-STYLES = [(c, s) for s in ("-", "--", ":") for c in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")]
+COLORS, LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), ("-", "--", "-.", ":")
+STYLES = [(COLORS[i % 6], LINES[(i + i // 6) % 4]) for i in range(24)]
 INK, GREY = "#2B2F36", "#C9CDD3"
-PANELS = {"accuracy": ("right answers to training prompts (%)", 100), "tokens": ("tokens an answer", 1)}
+PANELS = {
+    "accuracy": ("right answers to training prompts (%)", 100),
+    "format": ("answers in the format (%)", 100),
+    "tokens": ("tokens an answer", 1),
+}
 SMOOTHING_STEPS = 5
+# A row of panels each, by how the names of its runs begin; the last takes what is left.
+ROWS = (("zero", "rl_without", "reasoning", "shuffled"), ("with_",), ("",))
 
 
 def scores_of(runs: list[dict]) -> Figure:
@@ -44,30 +51,44 @@ def scores_of(runs: list[dict]) -> Figure:
 
 
 def curves_of(runs: list[dict]) -> Figure:
-    """A panel for each of PANELS: over the steps of RL the mean of the seeds, and the range between them."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    """A row for each of ROWS, a panel for each of PANELS: the mean of the seeds over the steps, and their range."""
     names = [name for name in runs[0]["curves"] if all(run["curves"].get(name) for run in runs)]
-    for axes, (key, (title, scale)) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        for name, (color, style) in zip(names, STYLES, strict=False):
-            curves = [smoothed(run["curves"][name][key]) * scale for run in runs if key in run["curves"][name]]
-            if not curves:
-                continue
-            num_steps = min(map(len, curves))
-            curves_SN = np.stack([curve[:num_steps] for curve in curves])  # S seeds, N steps
-            steps = np.arange(1, num_steps + 1)
-            axes.plot(steps, curves_SN.mean(axis=0), style, color=color, linewidth=1.6, label=name)
-            axes.fill_between(steps, curves_SN.min(axis=0), curves_SN.max(axis=0), color=color, alpha=0.12, linewidth=0)
+    rows = []
+    for beginnings in ROWS:
+        rows.append([name for name in names if name.startswith(beginnings)])
+        names = [name for name in names if name not in rows[-1]]
+    rows = [row for row in rows if row]
+    figure = Figure(figsize=(11, 0.4 + 2.7 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(PANELS), squeeze=False, sharey="col")
+    for names_of_row, axes_of_row in zip(rows, panels, strict=True):
+        for axes, key in zip(axes_of_row, PANELS, strict=True):
+            _draw(axes, key, {name: [run["curves"][name].get(key) for run in runs] for name in names_of_row})
+        axes_of_row[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5)
+    for axes, (title, _) in zip(panels[0], PANELS.values(), strict=True):
         axes.set_title(title, loc="left", fontsize=10, color=INK)
+    for axes in panels[-1]:
+        axes.set_ylim(bottom=0)  # of its whole column
         axes.set_xlabel("optimizer step", fontsize=9, color=INK)
-        axes.set_ylim(bottom=0)
-        _tidy(axes)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8.5)
     return figure
+
+
+def _draw(axes: Axes, key: str, curves_of_runs: dict[str, list[list[float] | None]]) -> None:
+    """One panel; of a run that did not log this, the legend's line alone."""
+    for (name, curves), (color, style) in zip(curves_of_runs.items(), STYLES, strict=False):
+        if None in curves:
+            axes.plot([], [], style, color=color, linewidth=1.6, label=name)
+            continue
+        num_steps = min(map(len, curves))
+        curves_SN = PANELS[key][1] * np.stack([smoothed(curve[:num_steps]) for curve in curves])  # S seeds, N steps
+        steps = np.arange(1, num_steps + 1)
+        axes.plot(steps, curves_SN.mean(axis=0), style, color=color, linewidth=1.6, label=name)
+        axes.fill_between(steps, curves_SN.min(axis=0), curves_SN.max(axis=0), color=color, alpha=0.12, linewidth=0)
+    _tidy(axes)
 
 
 def smoothed(values: list[float]) -> np.ndarray:
     """A centred running mean over SMOOTHING_STEPS; at the ends over those that there are."""
-    kernel = np.ones(SMOOTHING_STEPS)
+    kernel = np.ones(min(SMOOTHING_STEPS, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
