@@ -51,6 +51,13 @@ def test_bad_golds_are_named_with_their_row_and_reason(recipe_with):
     assert checked.summary().startswith("4 of 6 golds verified (66.67%)")
 
 
+@pytest.mark.parametrize("at_a_time", [1, 3, 4, 6])
+def test_rows_are_counted_through_all_pieces(at_a_time, recipe_with, monkeypatch):
+    monkeypatch.setattr(gold_check, "GOLDS_AT_A_TIME", at_a_time)
+    checked = check_golds(load_recipe(recipe_with(GOOD)), [*GOOD, *BAD])
+    assert (checked.num_rows, [failure.row for failure in checked.failures]) == (6, [4, 5])
+
+
 def test_a_recipe_whose_rewards_read_no_gold_has_nothing_to_check(recipe_with):
     assert check_golds(load_recipe(recipe_with(GOOD, rewards=["format"])), BAD) is None
 

@@ -97,6 +97,7 @@ def test_golds_of_other_tasks_are_not_checked(recipe_of):
     assert checked.num_rows == 2 and not checked.failures
     wrong = check_golds(recipe, [None, "Hello!", ""], ["general", "general", "math"])
     assert [failure.row for failure in wrong.failures] == [2]
+    assert check_golds(recipe, [None, None], ["general", "general"]) is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ program, if the data has one, must pass them.
 """
 
 import functools
+import itertools
 import json
 import sys
 import time
@@ -33,6 +34,7 @@ TASKS_OF_CONTESTS = {"cf_code": codeforces_task, "ioi_code": ioi_task}
 GOLD_PROGRAM_COLUMNS = ("gold_standard_solution", "solution")
 MAX_GOLD_PROGRAMS_AT_START = 256  # of a run, spread over the data; a data set may take hours to run in full
 GOLD_PROGRAMS_AT_A_TIME = 64
+GOLDS_AT_A_TIME = 4096
 MAX_SHOWN = 20
 MAX_SHOWN_CHARACTERS = 120
 
@@ -149,22 +151,34 @@ def check_golds(recipe: Recipe, golds: Sequence[str], tasks: Sequence[str] | Non
     `tasks` are the rows'; if the reward is for one alone, the others are passed over.
     """
     reward = judging_reward(recipe)
-    if reward is None or not len(golds):
+    if reward is None:
         return None
-    rows = [row for row in range(len(golds)) if reward.task is None or tasks[row] == reward.task]
-    golds = [golds[row] for row in rows] if len(rows) < len(golds) else golds
+    num_rows = len(golds) if reward.task is None else sum(task == reward.task for task in tasks)
+    if not num_rows:
+        return None
+    started = time.monotonic()
+    failures = [
+        failure
+        for start in range(0, len(golds), GOLDS_AT_A_TIME)
+        for failure in _refused_golds(recipe, reward, golds, tasks, range(start, len(golds))[:GOLDS_AT_A_TIME])
+    ]
+    return GoldCheck(num_rows, time.monotonic() - started, tuple(failures))
+
+
+def _refused_golds(
+    recipe: Recipe, reward: Reward, golds: Sequence[str], tasks: Sequence[str] | None, rows: range
+) -> Iterator[Failure]:
+    answered = ["" if gold is None else str(gold) for gold in golds[rows.start : rows.stop]]
+    if reward.task is not None:
+        judged_here = [task == reward.task for task in tasks[rows.start : rows.stop]]
+        rows, answered = (list(itertools.compress(each, judged_here)) for each in (rows, answered))
     answer_in = reward.parameters.get("answer_in", "both")
     cpu_seconds = reward.parameters.get("cpu_seconds", DEFAULT_CPU_SECONDS)
-    started = time.monotonic()
-    answered = ["" if gold is None else str(gold) for gold in golds]
     completions = [with_answer(gold, recipe.thinking, answer_in) for gold in answered]
     judged, _ = judge_completions(completions, answered, recipe.thinking, answer_in, cpu_seconds)
-    failures = tuple(
-        Failure(row, gold, one.verdict.reason)
-        for row, gold, one in zip(rows, answered, judged, strict=True)
-        if one.verdict.score != 1.0
-    )
-    return GoldCheck(len(golds), time.monotonic() - started, failures)
+    for row, gold, one in zip(rows, answered, judged, strict=True):
+        if one.verdict.score != 1.0:
+            yield Failure(row, gold, one.verdict.reason)
 
 
 def check_programs(
