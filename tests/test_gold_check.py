@@ -167,8 +167,59 @@ def test_why_shows_completions_of_the_latest_run(asked, rows, recipe_that_ran, c
         (["step=8"], "step=8: the run logged steps 7 to 7"),
         (["row=3"], "row=3: step 7 has rows 0 to 2"),
         (["row=x"], "row=x: write step=40 or row=3"),
+        (["id=1-0"], "id=1-0: completions of grpo have step and row"),
+        (["stage=zero"], "stage=zero: only a pipeline has stages"),
+        (["id"], "id: write stage=final_rl, step=40, row=3 or id=12-0"),
     ],
 )
 def test_why_tells_what_there_is_not(asked, line, recipe_that_ran, capsys):
     assert why.main([recipe_that_ran, *asked]) == 2
     assert capsys.readouterr().err.strip().endswith(line)
+
+
+@pytest.fixture
+def recipe_that_sampled(write_recipe, smallest_model, tmp_path, monkeypatch):
+    """A recipe with one shard of four judged completions in its run directory, of which one is kept."""
+    rows = [
+        {"id": f"{index // 2}-{index % 2}", "completion": rf"\boxed{{{answer}}}", "dropped_for": dropped_for}
+        for index, (answer, dropped_for) in enumerate([(2, None), (3, "accuracy below 1"), (2, None), (4, "truncated")])
+    ]
+    for row in rows:
+        row |= {"prompt": [{"role": "user", "content": "1+1=?"}], "solution": "2", "num_tokens": 9, "refused": None}
+        row |= {"truncated": row["dropped_for"] == "truncated", "reward_accuracy": float("2" in row["completion"])}
+    for folder, some in {"completions": rows, "kept": rows[:1]}.items():
+        (tmp_path / "run" / folder).mkdir(parents=True)
+        pd.DataFrame(some).to_parquet(tmp_path / "run" / folder / "part-00000.parquet")
+    monkeypatch.setattr(why, "run_directory", lambda recipe: tmp_path / "run")
+    return str(
+        write_recipe(
+            step="generate",
+            model={"name": str(smallest_model)},
+            data=[{"path": "rows.jsonl"}],
+            rewards=["accuracy"],
+            generate={"samples": 2, "max_completion_length": 9},
+        )
+    )
+
+
+BEYOND = f"1-0: dropped: {why.BEYOND}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "reason"),
+    [
+        ([], ["0-0: kept", "0-1: dropped: accuracy below 1", BEYOND, "1-1: dropped: truncated"], "the same as written"),
+        (["id=0-1"], ["0-1: dropped: accuracy below 1"], "another number"),
+        (["id=1-0"], [BEYOND], "the same as written"),
+    ],
+)
+def test_why_shows_what_became_of_sampled_completions(asked, told, reason, recipe_that_sampled, capsys):
+    assert why.main([recipe_that_sampled, *asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("---")] == [f"--- id {one}" for one in told]
+    assert f"  accuracy_reason: \\boxed{{}}: {reason}" in lines
+
+
+def test_why_tells_of_an_id_that_nothing_has(recipe_that_sampled, capsys):
+    assert why.main([recipe_that_sampled, "id=2-0"]) == 2
+    assert "id=2-0: no completion in" in capsys.readouterr().err
