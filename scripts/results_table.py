@@ -86,12 +86,12 @@ def _format_share(completions_file: Path) -> float:
 
 
 def _curves(stage_dir: Path) -> dict[str, list[float]]:
-    """What a run of RL logged at each step, in order; a key that it did not log is left out."""
+    """What a run of RL logged of its rollouts, in order, and at which steps; a key that it did not log is left out."""
     lines = (stage_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     logs = {log["step"]: log for log in map(json.loads, lines)}
-    rows = [logs[step] for step in sorted(logs)]
-    found = {name: [row[key] for row in rows if key in row] for name, key in CURVES.items()}
-    return {name: [round(value, 4) for value in values] for name, values in found.items() if values}
+    rows = [logs[step] for step in sorted(logs) if CURVES["tokens"] in logs[step]]
+    logged = {name: [round(row[key], 4) for row in rows] for name, key in CURVES.items() if key in rows[0]}
+    return {"steps": [row["step"] for row in rows], **logged}
 
 
 def table(runs: list[dict]) -> str:

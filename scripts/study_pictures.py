@@ -25,7 +25,7 @@ PANELS = {
     "format": ("answers in the format (%)", 100),
     "tokens": ("tokens an answer", 1),
 }
-SMOOTHING_STEPS = 5
+SMOOTHING_ROLLOUTS = 5
 # A row of panels each, by how the names of its runs begin; the last takes what is left.
 ROWS = (("zero", "rl_without", "reasoning", "shuffled"), ("with_",), ("",))
 
@@ -62,7 +62,7 @@ def curves_of(runs: list[dict]) -> Figure:
     panels = figure.subplots(len(rows), len(PANELS), squeeze=False, sharey="col")
     for names_of_row, axes_of_row in zip(rows, panels, strict=True):
         for axes, key in zip(axes_of_row, PANELS, strict=True):
-            _draw(axes, key, {name: [run["curves"][name].get(key) for run in runs] for name in names_of_row})
+            _draw(axes, key, {name: [run["curves"][name] for run in runs] for name in names_of_row})
         axes_of_row[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5)
     for axes, (title, _) in zip(panels[0], PANELS.values(), strict=True):
         axes.set_title(title, loc="left", fontsize=10, color=INK)
@@ -72,23 +72,23 @@ def curves_of(runs: list[dict]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, key: str, curves_of_runs: dict[str, list[list[float] | None]]) -> None:
+def _draw(axes: Axes, key: str, curves_of_runs: dict[str, list[dict[str, list[float]]]]) -> None:
     """One panel; of a run that did not log this, the legend's line alone."""
     for (name, curves), (color, style) in zip(curves_of_runs.items(), STYLES, strict=False):
-        if None in curves:
+        if any(key not in curve for curve in curves):
             axes.plot([], [], style, color=color, linewidth=1.6, label=name)
             continue
-        num_steps = min(map(len, curves))
-        curves_SN = PANELS[key][1] * np.stack([smoothed(curve[:num_steps]) for curve in curves])  # S seeds, N steps
-        steps = np.arange(1, num_steps + 1)
+        num = min(len(curve["steps"]) for curve in curves)
+        curves_SN = PANELS[key][1] * np.stack([smoothed(curve[key][:num]) for curve in curves])  # S seeds, N rollouts
+        steps = curves[0]["steps"][:num]
         axes.plot(steps, curves_SN.mean(axis=0), style, color=color, linewidth=1.6, label=name)
         axes.fill_between(steps, curves_SN.min(axis=0), curves_SN.max(axis=0), color=color, alpha=0.12, linewidth=0)
     _tidy(axes)
 
 
 def smoothed(values: list[float]) -> np.ndarray:
-    """A centred running mean over SMOOTHING_STEPS; at the ends over those that there are."""
-    kernel = np.ones(min(SMOOTHING_STEPS, len(values)))
+    """A centred running mean over SMOOTHING_ROLLOUTS; at the ends over those that there are."""
+    kernel = np.ones(min(SMOOTHING_ROLLOUTS, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 

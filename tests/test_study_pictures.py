@@ -9,7 +9,7 @@ spec = importlib.util.spec_from_file_location("study_pictures", REPOSITORY / "sc
 study_pictures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(study_pictures)
 
-CURVES = {"accuracy": [0.1] * 8, "format": [0.5] * 8, "tokens": [20.0] * 8}
+CURVES = {"steps": [2, 4, 6, 8, 10, 12, 14, 16], "accuracy": [0.1] * 8, "format": [0.5] * 8, "tokens": [20.0] * 8}
 
 
 def run_of(scores: dict[str, float | None], curves: dict[str, dict[str, list[float]]]) -> dict:
@@ -32,16 +32,22 @@ def test_curves_have_a_row_for_each_group_and_a_line_for_each_run():
 
 
 @pytest.mark.parametrize(
-    ("curves", "points"),
+    ("curves", "steps"),
     [
-        pytest.param([CURVES, CURVES], [8, 8, 8], id="whole"),
-        pytest.param([CURVES, {key: values[:3] for key, values in CURVES.items()}], [3, 3, 3], id="a shorter seed"),
-        pytest.param([{"accuracy": [0.1, 0.2], "tokens": [9.0, 9.0]}] * 2, [2, 0, 2], id="no format, two steps"),
+        pytest.param([CURVES, CURVES], [CURVES["steps"]] * 3, id="whole"),
+        pytest.param(
+            [CURVES, {key: values[:3] for key, values in CURVES.items()}], [[2, 4, 6]] * 3, id="a shorter seed"
+        ),
+        pytest.param(
+            [{"steps": [1, 2], "accuracy": [0.1, 0.2], "tokens": [9.0, 9.0]}] * 2,
+            [[1, 2], [], [1, 2]],
+            id="no format, two steps",
+        ),
     ],
 )
-def test_panel_shows_the_steps_that_all_seeds_have(curves, points):
+def test_panel_shows_the_steps_that_all_seeds_have(curves, steps):
     figure = study_pictures.curves_of([run_of({}, {"zero": curve}) for curve in curves])
-    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == points
+    assert [list(line.get_xdata()) for axes in figure.axes for line in axes.lines] == steps
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 9])
