@@ -57,7 +57,7 @@ window.addEventListener("load", () => {
   const svg = shown[0];
   const box = element => element.getBoundingClientRect();
   const nodes = [...svg.querySelectorAll("a.node")];
-  const rects = [...svg.querySelectorAll("a.node rect, g.source rect")];
+  const rects = [...svg.querySelectorAll("a.node rect")];
   const crossing = (a, b) =>
     a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
   const labels = [...svg.querySelectorAll("text.edge-label")];
@@ -80,7 +80,9 @@ window.addEventListener("load", () => {
     errors: errors,
     requests: performance.getEntriesByType("resource").map(entry => entry.name),
     nodes: nodes.map(node => node.getAttribute("href")),
-    tops: Object.fromEntries(nodes.map(node => [node.querySelector("title").textContent, box(node).top])),
+    tops: Object.fromEntries(nodes.map(node => [node.getAttribute("href").replace("#stage-", ""), box(node).top])),
+    titles: nodes.map(node => node.querySelector("title").textContent),
+    sources: nodes.flatMap(node => [...node.querySelectorAll("text.soft")].map(text => text.textContent)),
     broken_links: nodes.filter(node => !document.querySelector(node.getAttribute("href"))).length,
     edges: [...svg.querySelectorAll("path.edge")].map(edge => edge.querySelector("title").textContent),
     overlapping_boxes: rects.flatMap((a, i) => rects.slice(i + 1).filter(b => crossing(box(a), box(b)))).length,
@@ -89,12 +91,13 @@ window.addEventListener("load", () => {
       box(label).left < box(svg).left || box(label).right > box(svg).right ||
       rects.some(rect => crossing(box(rect), box(label))) ||
       labels.slice(i + 1).some(other => crossing(box(label), box(other)))).map(label => label.textContent),
-    texts_outside_boxes: [...svg.querySelectorAll("a.node, g.source")].flatMap(node => {
+    texts_outside_boxes: [...svg.querySelectorAll("a.node")].flatMap(node => {
       const r = box(node.querySelector("rect"));
       return [...node.querySelectorAll("text")].filter(text =>
         box(text).left < r.left || box(text).right > r.right || box(text).top < r.top || box(text).bottom > r.bottom
       ).map(text => text.textContent);
     }),
+    narrowest_box: Math.min(...rects.map(rect => box(rect).width)),
     smallest_font: Math.min(...all.filter(e => box(e).width > 0).map(e => {
       const scale = e.ownerSVGElement ? e.getScreenCTM().a : 1;
       return scale * parseFloat(getComputedStyle(e).fontSize);
@@ -225,9 +228,14 @@ def test_every_edge_says_whether_it_carries_a_model_or_data(layout):
     }
     assert {edge for edge in layout["edges"] if "sha256" in edge} == recorded
     assert "model of student_small → later_rl" in layout["edges"]
-    assert "data DeepScaleR, sums → reasoning_rl" in {
-        edge.replace("agentica-org/DeepScaleR-Preview-Dataset", "DeepScaleR") for edge in layout["edges"]
-    }
+
+
+def test_what_comes_from_outside_stands_in_the_box_that_takes_it(layout):
+    taken = "reasoning_rl, data agentica-org/DeepScaleR-Preview-Dataset, data sums"
+    assert taken in layout["titles"]
+    assert sum("← data sums" in text for text in layout["sources"]) == sum(
+        "data sums" in title for title in layout["titles"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,6 +243,10 @@ def test_every_edge_says_whether_it_carries_a_model_or_data(layout):
 )
 def test_the_graph_is_free_of(layout, faults):
     assert not layout[faults]
+
+
+def test_boxes_are_wide_enough_for_their_words(layout):
+    assert layout["narrowest_box"] >= 150
 
 
 def test_stages_stand_below_what_feeds_them(layout):

@@ -2,7 +2,8 @@
 
 Layers go down, so that a long pipeline is a page to scroll and not a picture to shrink. All that feeds a stage with the
 same kind of thing (models, or data) comes in on one line; where it comes from further above than the row before, it
-runs down a lane on the left, and does not pass through boxes.
+runs down a lane on the left, and does not pass through boxes. What comes from outside the pipeline is written into the
+box that takes it: a line from it to every stage would be most of the lines.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from open_r1.report.graph import Edge, Graph, Source, What
 NAME_LETTER, LETTER = 9.8, 7.6
 NAME_LINE, LINE = 18, 16
 PADDING, COLUMN_GAP, LANE, TRACK, CORNER = 10, 12, 10, 8, 5
-MAX_BOX_WIDTH = 330
+MIN_BOX_WIDTH, MAX_BOX_WIDTH = 150, 330
 ROOM_BELOW_BOX, ROOM_FOR_ARROW = 10, 28
 MAX_NAME_LINES, MAX_FACT_LINES, MAX_GATE_LINES, MAX_SOURCES_SHOWN = 3, 2, 5, 4
 ENTRY_OF_BOTH = {"model": 0.5, "data": 0.72}  # where a line comes in, as a share of the box's width
@@ -47,11 +48,11 @@ class Card:
 
 @dataclass
 class Box:
-    """A stage, or all that comes from outside into the stages below it. It is placed bit by bit."""
+    """A stage. It is placed bit by bit."""
 
-    stage: str | None
-    kind: str
-    sources: tuple[Source, ...] = ()
+    stage: str
+    sources: tuple[Source, ...]
+    kind: str = "stage"
     texts: list[Text] = field(default_factory=list)
     row: int = 0
     column: int = 0
@@ -64,11 +65,8 @@ class Box:
 
     @property
     def title(self) -> str:
-        return self.stage or ", ".join(f"{source.what} {source.name}" for source in self.sources)
-
-    def share_of_exit(self, what: What) -> float:
-        """Where a line leaves it below, as a share of its width."""
-        return EXIT[what] if self.stage or len({source.what for source in self.sources}) > 1 else 0.5
+        """The stage, and whole names of what comes into it from outside."""
+        return ", ".join([self.stage, *(f"{source.what} {source.name}" for source in self.sources)])
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class _Bus:
 
 
 def draw_graph(graph: Graph, cards: dict[str, Card], width: float, num_columns: int) -> Drawing:
-    """The drawing of a graph, `width` pixels wide, with at most `num_columns` boxes side by side."""
+    """The drawing of a graph, `width` pixels wide: `num_columns` boxes side by side, or fewer that are wide enough."""
     boxes_of_layer, edges = _boxes(graph)
     rows = _rows(boxes_of_layer, edges, num_columns)
     boxes = [box for row in rows for box in row]
@@ -120,10 +118,12 @@ def draw_graph(graph: Graph, cards: dict[str, Card], width: float, num_columns: 
     num_lanes = _assign_lanes(buses)
     left = num_lanes * LANE + (4 if num_lanes else 0)
     column_width = min(MAX_BOX_WIDTH, (width - left - 2 - COLUMN_GAP * (num_columns - 1)) / num_columns)
+    if column_width < MIN_BOX_WIDTH and num_columns > 1:
+        return draw_graph(graph, cards, width, num_columns - 1)
     width = left + 2 + num_columns * (column_width + COLUMN_GAP) - COLUMN_GAP
     for box in boxes:
         box.x, box.width = left + box.column * (column_width + COLUMN_GAP) + 1, column_width
-        _write(box, cards)
+        _write(box, cards[box.stage])
     track_of = _assign_tracks(buses)
     y = 1.0
     gaps: dict[int, float] = {}  # row -> where the room below it begins
@@ -147,46 +147,32 @@ def draw_graph(graph: Graph, cards: dict[str, Card], width: float, num_columns: 
 
 
 def _boxes(graph: Graph) -> tuple[dict[int, list[Box]], list[tuple[Box, Box, Edge]]]:
-    """Boxes by their layer, and the edges between them as (parent, stage, edge).
-
-    What comes from outside stands right above who takes it, and again above who takes it later: a name is read more
-    easily twice than followed along a line down the page. Stages side by side that take the same share a box.
-    """
-    layers = graph.layers()
+    """Boxes by their layer, and the edges between them as (parent, stage, edge)."""
+    box_of = {stage.name: Box(stage.name, graph.sources_of(stage.name)) for stage in graph.stages}
     boxes: dict[int, list[Box]] = {}
-    stage_box = {stage.name: Box(stage.name, "stage") for stage in graph.stages}
-    source_box: dict[str, Box] = {}
-    shared: dict[tuple, Box] = {}
-    for name, layer in layers.items():
-        boxes.setdefault(layer, []).append(stage_box[name])
-    for name, layer in layers.items():
-        if sources := graph.sources_of(name):
-            if (layer, sources) not in shared:
-                shared[layer, sources] = Box(None, "source", sources)
-                boxes.setdefault(layer - 1, []).append(shared[layer, sources])
-            source_box[name] = shared[layer, sources]
-    edges: dict[tuple, tuple[Box, Box, Edge]] = {}
-    for edge in graph.edges:
-        parent = stage_box[edge.parent] if isinstance(edge.parent, str) else source_box[edge.stage]
-        edges.setdefault((id(parent), edge.stage, edge.what), (parent, stage_box[edge.stage], edge))
-    return boxes, list(edges.values())
+    for name, layer in graph.layers().items():
+        boxes.setdefault(layer, []).append(box_of[name])
+    edges = [(box_of[edge.parent], box_of[edge.stage], edge) for edge in graph.edges if isinstance(edge.parent, str)]
+    return boxes, edges
 
 
 def _rows(boxes: dict[int, list[Box]], edges: list[tuple[Box, Box, Edge]], num_columns: int) -> list[list[Box]]:
     """Boxes by row, each with its row and column set; a stage stands below the first that feeds it, if it can."""
     rows: list[list[Box]] = []
     for _, members in sorted(boxes.items()):
-        # Sources last: what stages leave of a row is theirs, and what does not fit is below, nearer to who takes it.
-        members = sorted(members, key=lambda box: box.stage is None)
-        chunks = [members[start : start + num_columns] for start in range(0, len(members), num_columns)]
-        for chunk in chunks:
-            free = set(range(num_columns))
-            for box in chunk:
-                wished = next((parent.column for parent, child, _ in edges if child is box and parent.stage), 0)
-                distance_of = {abs(column - wished): column for column in free}
-                box.row, box.column = len(rows), distance_of[min(distance_of)]
-                free.remove(box.column)
-            rows.append(chunk)
+        for start in range(0, len(members), num_columns):
+            wished = {
+                id(box): next((parent.column for parent, child, _ in edges if child is box), 0)
+                for box in members[start : start + num_columns]
+            }
+            free, taken = list(range(num_columns)), []
+            for wish in wished.values():
+                taken.append(min(free, key=lambda column: (abs(column - wish), column)))
+                free.remove(taken[-1])
+            row = sorted(members[start : start + num_columns], key=lambda box: wished[id(box)])
+            for box, column in zip(row, sorted(taken), strict=True):
+                box.row, box.column = len(rows), column
+            rows.append(row)
     return rows
 
 
@@ -245,7 +231,7 @@ def _label(bus: _Bus, entry: float, on_the_left: bool) -> Text:
 
 def _line(bus: _Bus, parent: Box, edge: Edge, entry: float, heights: dict[int, float]) -> Line:
     target = bus.target
-    exit_x = parent.x + parent.width * parent.share_of_exit(bus.what)
+    exit_x = parent.x + parent.width * EXIT[bus.what]
     rail = heights[target.row - 1]
     points = [(entry, target.y - 3), (entry, rail)]
     if parent.row < target.row - 1:
@@ -254,8 +240,7 @@ def _line(bus: _Bus, parent: Box, edge: Edge, entry: float, heights: dict[int, f
     else:
         points += [(exit_x, rail)]
     points += [(exit_x, parent.y + parent.height)]
-    who = parent.stage or ", ".join(source.name for source in parent.sources if source.what == bus.what)
-    title = f"{bus.what} {'of ' if parent.stage else ''}{who} → {target.stage}"
+    title = f"{bus.what} of {parent.stage} → {target.stage}"
     if edge.sha256:
         title += f" (sha256 {edge.sha256[:12]})"
     return Line(_rounded(points), bus.what if edge.recorded else f"{bus.what} planned", title)
@@ -278,27 +263,20 @@ def _towards(here: tuple[float, float], other: tuple[float, float]) -> tuple[flo
     return here[0] + share * (other[0] - here[0]), here[1] + share * (other[1] - here[1])
 
 
-def _write(box: Box, cards: dict[str, Card]) -> None:
+def _write(box: Box, card: Card) -> None:
     """Gives a box its lines of text, from its own upper left corner, and its height."""
     letters = int((box.width - 2 * PADDING) / LETTER)
-    lines: list[tuple[str, str]] = []
-    if box.stage is None:
-        num_shown = len(box.sources) if len(box.sources) <= MAX_SOURCES_SHOWN + 1 else MAX_SOURCES_SHOWN
-        lines += [(_source_line(source, letters), "source-name") for source in box.sources[:num_shown]]
-        if num_shown < len(box.sources):
-            lines.append((f"and {len(box.sources) - num_shown} more", "soft"))
-    else:
-        card = cards[box.stage]
-        box.kind = f"stage status-{card.status.replace(' ', '-')}"
-        num_name_letters = int((box.width - 2 * PADDING) / NAME_LETTER)
-        lines += [(line, "name") for line in wrapped(box.stage, num_name_letters, MAX_NAME_LINES)]
-        lines += [(line, "fact") for line in _packed(card.facts, letters)]
-        for gate in card.gates:
-            mark, kind = GATE_MARKS[gate.passed]
-            text = f"{mark} gate {gate.verdict}: {gate.demand}"
-            lines += [(line, f"gate {kind}") for line in wrapped(text, letters, MAX_GATE_LINES)]
-        kinds = [GATE_MARKS[gate.passed][1] for gate in card.gates]
-        box.gate_mark = min(kinds, key=GATE_ORDER.index, default=None)
+    box.kind = f"stage status-{card.status.replace(' ', '-')}"
+    num_name_letters = int((box.width - 2 * PADDING) / NAME_LETTER)
+    lines = [(line, "name") for line in wrapped(box.stage, num_name_letters, MAX_NAME_LINES)]
+    lines += [(line, "soft") for line in _source_lines(box.sources, letters)]
+    lines += [(line, "fact") for line in _packed(card.facts, letters)]
+    for gate in card.gates:
+        mark, kind = GATE_MARKS[gate.passed]
+        text = f"{mark} gate {gate.verdict}: {gate.demand}"
+        lines += [(line, f"gate {kind}") for line in wrapped(text, letters, MAX_GATE_LINES)]
+    kinds = [GATE_MARKS[gate.passed][1] for gate in card.gates]
+    box.gate_mark = min(kinds, key=GATE_ORDER.index, default=None)
     y = PADDING - 4.0
     for text, kind in lines:
         y += NAME_LINE if kind == "name" else LINE
@@ -336,7 +314,12 @@ def _cut(text: str, letters: int) -> str:
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
-def _source_line(source: Source, letters: int) -> str:
-    """The kind and the name of a source; the name without its owner, or folder, where there is no room for that."""
-    whole = f"{source.what} {source.label}"
-    return whole if len(whole) <= letters else _cut(f"{source.what} {source.label.rpartition('/')[2]}", letters)
+def _source_lines(sources: Sequence[Source], letters: int) -> list[str]:
+    """Kinds and names of sources, each behind an arrow; a name without its owner, or folder, where there is no room."""
+    num_shown = len(sources) if len(sources) <= MAX_SOURCES_SHOWN + 1 else MAX_SOURCES_SHOWN
+    shown = []
+    for source in sources[:num_shown]:
+        whole = f"← {source.what} {source.label}"
+        short = f"← {source.what} {source.label.rpartition('/')[2]}"
+        shown.append(whole if len(whole) <= letters else _cut(short, letters))
+    return _packed([*shown, *([f"and {len(sources) - num_shown} more"] if num_shown < len(sources) else [])], letters)
