@@ -425,6 +425,14 @@ def edges_of(run: Path, notes: list[str] | None = None) -> set[tuple[str, str, s
             id="a run from outside that is called like a stage",
         ),
         pytest.param(
+            {
+                "parents": [{"name": "models", "run": "/other/models", "weights_sha256": letter} for letter in "st"],
+                "recipe": {"model": {"name": "/other/models/s"}, "distill": {"teacher": "/other/models/t"}},
+            },
+            {("[models/s]", "second", "model", True), ("[models/t]", "second", "model", True)},
+            id="two models from one folder outside",
+        ),
+        pytest.param(
             {"recipe": {"distill": {"teacher": "org/teacher"}, "data": [{"procedural": {"family": "sums"}}]}},
             {("[org/teacher]", "second", "model", True), ("[sums]", "second", "data", True)},
             id="a teacher from the Hub and problems that are made",

@@ -91,21 +91,17 @@ def _edges_into(run: Run, stage: Run, names: set[str]) -> Iterator[Edge]:
     for parent in stage_parents:
         what: What = "data" if parent.get("data_sha256") else "model"
         yield Edge(_name(parent), stage.name, what, recorded, parent.get("data_sha256") or parent.get("weights_sha256"))
-    others = [parent for parent in parents if parent not in stage_parents]
     for what, name in _inputs(stage.recipe):
         maker = _stage_that_made(name, run, names)
-        owner = next((parent for parent in parents if _lies_in(name, parent.get("run"))), None)
-        if owner in others:
-            others.remove(owner)
-        if maker is None and owner in stage_parents:
-            continue
-        sha256 = owner and (owner.get("data_sha256") or owner.get("weights_sha256"))
-        if maker is None or not any(_name(parent) == maker for parent in stage_parents):
-            yield Edge(maker or Source(what, name, _short(name)), stage.name, what, recorded, sha256)
-    for parent in others:  # of a record that lost its recipe
-        what = "data" if parent.get("data_sha256") else "model"
-        name = str(parent.get("run") or _name(parent))
-        yield Edge(Source(what, name, _short(name)), stage.name, what, recorded)
+        if maker is None and not any(_lies_in(name, parent.get("run")) for parent in stage_parents):
+            yield Edge(Source(what, name, _short(name)), stage.name, what, recorded)
+        elif maker is not None and not any(_name(parent) == maker for parent in stage_parents):
+            yield Edge(maker, stage.name, what, recorded)
+    for parent in parents if not stage.recipe else ():  # of a record that lost its recipe
+        if parent not in stage_parents:
+            what = "data" if parent.get("data_sha256") else "model"
+            name = str(parent.get("run") or _name(parent))
+            yield Edge(Source(what, name, _short(name)), stage.name, what, recorded)
     if not recorded:
         for key, reference in references_in(stage_settings(run, stage.name).get("set") or {}).items():
             if (name := stage_named(reference)) in names:
