@@ -210,6 +210,13 @@ def with_figures(readme: str, name: str, runs: list[dict]) -> str:
     return readme
 
 
+def as_json(runs: list[dict]) -> str:
+    """The records, a line for each value and for each list of numbers."""
+    lists_of_scalars = re.compile(r"\[\n\s*([^][{}]+?)\n\s*\]")
+    lines = json.dumps(runs, indent=1)
+    return lists_of_scalars.sub(lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -226,7 +233,7 @@ def main() -> int:
         return 0 if shown else 1
     runs = collect(arguments.run_dirs)
     text = with_figures(text, results.stem, runs)
-    results.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    results.write_text(as_json(runs), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
     print(table(runs))
     return 0

@@ -1,6 +1,7 @@
 """The table of a study's differences: what a README asks, filled in from the records of the seeds."""
 
 import importlib.util
+import json
 
 import pytest
 from conftest import REPOSITORY
@@ -47,3 +48,10 @@ def test_figures_are_filled_in_anew_and_the_questions_stay():
 def test_row_without_two_models_is_refused(pair):
     with pytest.raises(SystemExit, match="write `one` - `another`"):
         results_table.differences(ASKED.replace("`rl` - `cold_start`", pair), runs_of((0.7, 0.2)))
+
+
+def test_records_are_written_with_a_list_of_numbers_a_line():
+    runs = [{"seed": 0, "curves": {"rl": {"steps": [1, 2], "tokens": [9.5, 10.0]}}, "models": {}, "empty": []}]
+    written = results_table.as_json(runs)
+    assert json.loads(written) == runs
+    assert '"steps": [1, 2],\n' in written
