@@ -258,11 +258,52 @@ def test_evaluation_joined_from_a_share_is_that_of_one_run(run, evaluate_recipe,
     assert "is done already; it needs no share 1/2" in capfd.readouterr().out
 
 
-def test_more_shares_than_pairs_leave_some_with_nothing_to_do(evaluate_recipe, tmp_path):
-    directory = Share(5, 4).directory(tmp_path)
-    directory.mkdir(parents=True)
-    evaluate.evaluate(load_recipe(evaluate_recipe), directory)
-    assert json.loads((directory / "scores.json").read_text()) == {}
+@pytest.mark.parametrize("missing", [None, 1], ids=["all shares", "one is missing"])
+def test_more_shares_than_pairs_have_a_part_of_one_each(missing, evaluate_recipe, tmp_path, capfd):
+    recipe = load_recipe(evaluate_recipe)
+    run_dir, whole = tmp_path / "run", tmp_path / "whole"
+    whole.mkdir()
+    evaluate.evaluate(recipe, whole)
+    finished = [share for share in all_shares(7) if share.index != missing]
+    for share in finished:
+        share.directory(run_dir).mkdir(parents=True)
+        evaluate.evaluate(recipe, share.directory(run_dir))
+    assert json.loads((Share(7, 0).directory(run_dir) / "scores.json").read_text()) == {}  # a part has no score
+    entries = [{"share": str(share), "seconds": 1.0, "run": str(share.directory(run_dir))} for share in finished]
+    (run_dir / "run.json").write_text(json.dumps({"shares": entries}))
+    capfd.readouterr()
+    evaluate.evaluate(recipe, run_dir)
+    begins_at = re.search(r"first on tiny_sums: +(\d+)%", capfd.readouterr().err)
+    assert (int(begins_at[1]) < 100) == (missing is not None)  # what shares have sampled is not sampled again
+    scores = [json.loads((each / "scores.json").read_text()) for each in (run_dir, whole)]
+    seconds_of_parts = [
+        json.loads(file.read_text())["seconds"]
+        for file in run_dir.glob("shares/*/completions/first-tiny_sums.part.json")
+    ]
+    assert len(seconds_of_parts) == (3 if missing is None else 2)
+    assert scores[0]["first"]["benchmarks"]["tiny_sums"]["seconds"] > sum(seconds_of_parts)
+    assert without_seconds(scores[0]) == without_seconds(scores[1])
+    assert answers_of(run_dir) == answers_of(whole)
+    assert not list((run_dir / "completions").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("num_items", "count", "parts"),
+    [
+        (3, 2, ["ab", "c"]),
+        (3, 3, ["a", "b", "c"]),
+        (3, 4, ["a0/2", "a1/2", "b", "c"]),
+        (3, 7, ["a0/3", "a1/3", "a2/3", "b0/2", "b1/2", "c0/2", "c1/2"]),
+        (1, 3, ["a0/3", "a1/3", "a2/3"]),
+        (0, 2, ["", ""]),
+    ],
+)
+def test_more_shares_than_items_share_the_items(num_items, count, parts):
+    told = [
+        "".join(item + (str(part) if part else "") for item, part in share.parts_of("abc"[:num_items]))
+        for share in all_shares(count)
+    ]
+    assert told == parts
 
 
 # --- distill

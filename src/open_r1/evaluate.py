@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,9 @@ from open_r1.benchmarks.statistics import (
 )
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
 from open_r1.generation.backends import endpoint_backend, endpoint_of
+from open_r1.generation.shards import Journal
 from open_r1.recipe import Recipe, RecipeError
-from open_r1.shares import share_of, taken_up
+from open_r1.shares import Share, share_of, taken_up
 from open_r1.step_process import RunStopped, run_step
 from open_r1.whole_files import whole
 
@@ -59,23 +60,26 @@ class Model:
 def evaluate(recipe: Recipe, run_dir: Path) -> None:
     """Leaves the scores of every model on every benchmark in `run_dir/scores.json`, all answers in `completions/`.
 
-    In the directory of a share, those of its pairs of model and benchmark. Raises RecipeError for a mistake in the
-    recipe or a chat template that no score can be taken with, RunStopped for a judge that fails.
+    In the directory of a share, those of its pairs of model and benchmark; where there are more shares than pairs, a
+    part of one pair's answers, to be scored by the run that joins them. Raises RecipeError for a mistake in the recipe
+    or a chat template that no score can be taken with, RunStopped for a judge that fails.
     """
     benchmarks = resolve_benchmarks(recipe)
     pairs = [(label, benchmark_name) for label in models_of(recipe) for benchmark_name in benchmarks]
-    if share := share_of(run_dir):
-        pairs = share.of(pairs)
+    share = share_of(run_dir)
+    parts = share.parts_of(pairs) if share else [(pair, None) for pair in pairs]
     for directory in taken_up(run_dir).values():
         copy_scored_pairs(directory, run_dir)
-    missing: dict[str, dict[str, Benchmark]] = {}
-    for label, name in pairs:
+    missing: dict[str, dict[str, Share | None]] = {}
+    for (label, name), part in parts:
         if not score_file(run_dir, label, name).exists():
-            missing.setdefault(label, {})[name] = benchmarks[name]
+            missing.setdefault(label, {})[name] = part
+            copy_answers(taken_up(run_dir).values(), run_dir, label, name)
     tokenizers = {label: checked_tokenizer(recipe, label) for label in missing}
-    for label, of_label in missing.items():
-        evaluate_model(recipe, label, tokenizers[label], of_label, run_dir)
-    _write_json(run_dir / "scores.json", scores_of_pairs(run_dir, pairs))
+    for label, part_of in missing.items():
+        evaluate_model(recipe, label, tokenizers[label], {name: benchmarks[name] for name in part_of}, run_dir, part_of)
+    whole_pairs = [pair for pair, part in parts if part is None]
+    _write_json(run_dir / "scores.json", scores_of_pairs(run_dir, whole_pairs))
 
 
 def evaluate_model(
@@ -84,8 +88,12 @@ def evaluate_model(
     tokenizer: "PreTrainedTokenizerBase | None",
     benchmarks: dict[str, Benchmark],
     run_dir: Path,
+    part_of: Mapping[str, Share | None],
 ) -> None:
-    """Scores one model. A function of its own, so that a model is gone before the next is loaded."""
+    """Scores one model, or has a part of its answers sampled. A function, so that it is gone before the next is loaded.
+
+    `part_of` has for each benchmark the part that is sampled here, None for all of it with a score.
+    """
     from open_r1.benchmarks.copies import read_copy, sha256_of
     from open_r1.benchmarks.lighteval_adapter import run_benchmark  # seconds of imports: mistakes are told before
 
@@ -111,15 +119,24 @@ def evaluate_model(
             thinking=recipe.thinking,
             num_problems=section.num_problems,
             description=f"{label} on {benchmark_name}",
+            part=part_of[benchmark_name],
         )
         seconds = time.monotonic() - started
+        counts = Counter(model.backend.counts()) - counts
+        if result is None:
+            _write_json(part_file(run_dir, label, benchmark_name), {"seconds": seconds, "counts": counts})
+            continue
+        for sampled in taken_up(run_dir).values():
+            if (file := part_file(sampled, label, benchmark_name)).exists():
+                of_part = json.loads(file.read_text(encoding="utf-8"))
+                seconds, counts = seconds + of_part["seconds"], counts + Counter(of_part["counts"])
         write_completions(result, answers)
         check_judged(result, answers)
         entry = summarize(result, benchmark, seconds, model.max_positions, section.max_truncated_share)
         if benchmark_name in copies:
             entry["copy"] = {"path": str(copies[benchmark_name]), "sha256": sha256_of(copies[benchmark_name])}
         if endpoint_of(recipe) is not None:
-            entry["counts"] = dict(Counter(model.backend.counts()) - counts)
+            entry["counts"] = dict(counts)
         score = {**_facts(recipe, label), "parameters": model.parameters, "benchmarks": {benchmark_name: entry}}
         _write_json(score_file(run_dir, label, benchmark_name), score)
         journal.unlink()
@@ -210,6 +227,11 @@ def score_file(run_dir: Path, label: str, benchmark_name: str) -> Path:
     return completions_file(run_dir, label, benchmark_name).with_suffix(".json")
 
 
+def part_file(run_dir: Path, label: str, benchmark_name: str) -> Path:
+    """Where a share that sampled a part of a pair says how long that took, and what had to be done again."""
+    return completions_file(run_dir, label, benchmark_name).with_suffix(".part.json")
+
+
 def scores_of_pairs(run_dir: Path, pairs: Sequence[tuple[str, str]]) -> dict:
     """Label -> entry in scores.json: what the files of its pairs say, in the order of the pairs."""
     scores: dict[str, dict] = {}
@@ -225,12 +247,26 @@ def copy_scored_pairs(from_run: Path, run_dir: Path) -> None:
     Copies, no links: whoever writes to one of the two directories, or deletes it, does no harm to the other.
     """
     for score in sorted((from_run / "completions").glob("*.json")):
+        if not score.with_suffix(".parquet").exists():  # a part's
+            continue
         here = run_dir / "completions" / score.name
         if not here.exists():
             here.parent.mkdir(exist_ok=True)
             for suffix in (".parquet", ".json"):
                 with whole(here.with_suffix(suffix)) as unfinished:
                     shutil.copyfile(score.with_suffix(suffix), unfinished)
+
+
+def copy_answers(from_runs: Iterable[Path], run_dir: Path, label: str, benchmark_name: str) -> None:
+    """Puts what other runs have sampled for a pair into the journal of this one, each completion once."""
+    here, *others = (
+        completions_file(run, label, benchmark_name).with_suffix(".jsonl") for run in (run_dir, *from_runs)
+    )
+    for file in filter(Path.exists, others):
+        with Journal(file) as theirs, Journal(here) as ours:
+            for row, completion in theirs.finished.items():
+                if row not in ours.finished:
+                    ours.add(row, completion)
 
 
 def resolve_benchmarks(recipe: Recipe) -> dict[str, Benchmark]:

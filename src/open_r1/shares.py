@@ -48,6 +48,20 @@ class Share:
         start = self.index * length + min(self.index, longer)
         return items[start : start + length + (self.index < longer)]
 
+    def parts_of(self, items: Sequence[Item]) -> "list[tuple[Item, Share | None]]":
+        """The items of this share where an item can be shared in its turn: (item, the part of it; None if it is whole).
+
+        As many shares as items or fewer have whole ones; of more, each has a part of one item.
+        """
+        if self.count <= len(items):
+            return [(item, None) for item in self.of(items)]
+        if not items:
+            return []
+        owners = [index * len(items) // self.count for index in range(self.count)]
+        mine = owners[self.index]
+        part = Share(owners.count(mine), self.index - owners.index(mine))
+        return [(items[mine], part if part.count > 1 else None)]
+
 
 def all_shares(count: int) -> list[Share]:
     """The `count` shares of a run, in order."""

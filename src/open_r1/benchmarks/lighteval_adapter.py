@@ -32,6 +32,7 @@ from open_r1.generation.shards import Journal
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards import accuracy_reward, binary_code_reward
 from open_r1.rewards.completion import after_thinking
+from open_r1.shares import Share
 
 # LightEval's registry imports every task there is. Offline, tiny_benchmarks and mt_bench fail to download, mix_eval and
 # mt_bench call an argument that huggingface_hub 2 dropped, and the if* tasks try to fetch nltk data at import.
@@ -110,7 +111,8 @@ def run_benchmark(
     thinking: Thinking = Thinking(),
     num_problems: int | None = None,
     description: str = "evaluating",
-) -> BenchmarkResult:
+    part: Share | None = None,
+) -> BenchmarkResult | None:
     """What the backend answers to a benchmark, with verdicts, and LightEval's metrics.
 
     `tokenizer` is the model's where there is one: its template says whether the prompt opens the thinking, and with
@@ -118,8 +120,9 @@ def run_benchmark(
     truncated. `rows` are asked in place of the task's data set. `num_problems` takes the first so many in LightEval's
     order, which is a shuffle with a seed of its own. Problems that do not come from the Hub are written under
     `problems_dir`. What is sampled is written to `journal_file` as soon as it ends, and what an earlier attempt left
-    there is not sampled again; whoever has written the answers down removes it. Raises RecipeError if the data cannot
-    be had.
+    there is not sampled again; whoever has written the answers down removes it. Of a `part` nothing but the journal is
+    left, and there is no result: which answers it holds depends on the problems alone. Raises RecipeError if the data
+    cannot be had.
     """
     sampling = Sampling(
         temperature=benchmark.temperature,
@@ -131,7 +134,7 @@ def run_benchmark(
     )
     thinking = thinking_after(tokenizer, thinking)
     config = task_config(name, benchmark, problems_dir, thinking, rows)
-    answering = OpenR1LightevalModel(backend, tokenizer, sampling, max_positions, journal_file, description)
+    answering = OpenR1LightevalModel(backend, tokenizer, sampling, max_positions, journal_file, description, part)
     table = types.ModuleType("open_r1_tasks")  # what LightEval calls a custom task file
     table.TASKS_TABLE = [config]
     tracker = EvaluationTracker(output_dir=str(problems_dir), save_details=False)  # writes only when told to
@@ -154,7 +157,10 @@ def run_benchmark(
             f"evaluate.benchmarks: {name}: {config.hf_repo} cannot be loaded ({reason}); it comes from the Hub, "
             f"and where it is gated it needs `hf auth login`; evaluate.copies.{name} may name a local file instead"
         ) from error
-    pipeline.evaluate()
+    try:
+        pipeline.evaluate()
+    except _PartIsSampled:
+        return None
     # The registry copies its configs, so the metric that has the verdicts is the pipeline's, not config's.
     judgements = pipeline.tasks_dict[config.full_name].metrics[0].sample_level_fn.judgements
     problems = [
@@ -233,12 +239,14 @@ class OpenR1LightevalModel(LightevalModel):
         max_positions: int | None,
         journal_file: Path,
         description: str,
+        part: Share | None = None,
     ):
         self.backend = backend
         self.sampling = sampling
         self.max_positions = max_positions
         self.journal_file = journal_file
         self.description = description
+        self.part = part
         self.completions: dict[str, list[Completion]] = {}
         self.config = ModelConfig(model_name=description)
         self._tokenizer = tokenizer
@@ -260,9 +268,14 @@ class OpenR1LightevalModel(LightevalModel):
         ]
 
     def _sample(self, conversations: Sequence[Conversation]) -> list[list[Completion]]:
-        """For each conversation its completions, in order; those in the journal are not sampled again."""
+        """For each conversation its completions, in order; those in the journal are not sampled again.
+
+        Raises _PartIsSampled when a part has its own: a block of the rows by length, as a backend batches them.
+        """
         samples = range(self.sampling.num_samples)
         rows = [(index, sample) for index in range(len(conversations)) for sample in samples]
+        if self.part is not None:
+            rows = self.part.of(sorted(rows, key=lambda row: len(conversations[row[0]][0]["content"])))
         with Journal(self.journal_file) as journal:
             wanted = {row for row in rows if row not in journal.finished}
             watch = Watch(len(rows), self.description, done=len(rows) - len(wanted))
@@ -271,6 +284,8 @@ class OpenR1LightevalModel(LightevalModel):
                     for row, completion in watch.watched(sampled):
                         journal.add(row, completion)
             watch.close()
+            if self.part is not None:
+                raise _PartIsSampled
             return [[journal.finished[index, sample] for sample in samples] for index in range(len(conversations))]
 
     def _prompt_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
@@ -316,6 +331,10 @@ class OpenR1LightevalModel(LightevalModel):
     @property
     def max_length(self) -> int | None:
         return self.max_positions
+
+
+class _PartIsSampled(Exception):
+    """Ends LightEval's run where answers are to be judged, and a share has only a part of them."""
 
 
 class _NoCache:

@@ -66,11 +66,8 @@ def _jobs_of_step(
 
 
 def _num_shares(recipe: Recipe, site: Site, asked_for: int | None) -> int:
-    """Over how many jobs a step is split; not over more than there is to do."""
-    shares = (asked_for or site.shares.get(recipe.step, 1)) if recipe.step in RESULTS else 1
-    if recipe.step == "evaluate":
-        return min(shares, len(recipe.evaluate.benchmarks) * max(1, len(recipe.evaluate.models)))
-    return shares
+    """Over how many jobs a step is split."""
+    return (asked_for or site.shares.get(recipe.step, 1)) if recipe.step in RESULTS else 1
 
 
 def resources_of(recipe: Recipe, site: Site) -> Resources:
