@@ -4,7 +4,7 @@ import importlib.util
 import json
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, TINY
 
 spec = importlib.util.spec_from_file_location("results_table", REPOSITORY / "scripts" / "results_table.py")
 results_table = importlib.util.module_from_spec(spec)
@@ -55,3 +55,9 @@ def test_records_are_written_with_a_list_of_numbers_a_line():
     written = results_table.as_json(runs)
     assert json.loads(written) == runs
     assert '"steps": [1, 2],\n' in written
+
+
+@pytest.mark.parametrize("records", sorted(file.name for file in TINY.glob("*results.json")))
+def test_readme_shows_the_figures_that_are_recorded(records, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["results_table.py", "--check", str(TINY), "--results", records])
+    assert results_table.main() == 0, capsys.readouterr().out
