@@ -2,12 +2,10 @@
 
 import io
 import json
-import subprocess
-import sys
 from itertools import permutations
 
 import pytest
-from conftest import REPOSITORY, TINY
+from conftest import TINY
 
 from open_r1 import check, evaluate, procedural
 from open_r1.benchmarks.table import BENCHMARKS
