@@ -226,7 +226,6 @@ def main() -> int:
     arguments = parser.parse_args()
     readme, results = arguments.folder / "README.md", arguments.folder / arguments.results
     text = readme.read_text(encoding="utf-8")
-    around_markers(text, results.stem)
     if arguments.check:
         shown = text == with_figures(text, results.stem, json.loads(results.read_text(encoding="utf-8")))
         print(f"{readme}: {'shows' if shown else 'does not show'} {results.name}")

@@ -68,16 +68,17 @@ def evaluate(recipe: Recipe, run_dir: Path) -> None:
     pairs = [(label, benchmark_name) for label in models_of(recipe) for benchmark_name in benchmarks]
     share = share_of(run_dir)
     parts = share.parts_of(pairs) if share else [(pair, None) for pair in pairs]
-    for directory in taken_up(run_dir).values():
+    taken = list(taken_up(run_dir).values())
+    for directory in taken:
         copy_scored_pairs(directory, run_dir)
     missing: dict[str, dict[str, Share | None]] = {}
     for (label, name), part in parts:
         if not score_file(run_dir, label, name).exists():
             missing.setdefault(label, {})[name] = part
-            copy_answers(taken_up(run_dir).values(), run_dir, label, name)
+            copy_answers(taken, run_dir, label, name)
     tokenizers = {label: checked_tokenizer(recipe, label) for label in missing}
     for label, part_of in missing.items():
-        evaluate_model(recipe, label, tokenizers[label], {name: benchmarks[name] for name in part_of}, run_dir, part_of)
+        evaluate_model(recipe, label, tokenizers[label], benchmarks, run_dir, part_of, taken)
     whole_pairs = [pair for pair, part in parts if part is None]
     _write_json(run_dir / "scores.json", scores_of_pairs(run_dir, whole_pairs))
 
@@ -89,19 +90,22 @@ def evaluate_model(
     benchmarks: dict[str, Benchmark],
     run_dir: Path,
     part_of: Mapping[str, Share | None],
+    taken: Sequence[Path],
 ) -> None:
     """Scores one model, or has a part of its answers sampled. A function, so that it is gone before the next is loaded.
 
-    `part_of` has for each benchmark the part that is sampled here, None for all of it with a score.
+    `part_of` has for each benchmark to be asked the part that is sampled here, None for all of it with a score; `taken`
+    are the directories of shares that were taken up.
     """
     from open_r1.benchmarks.copies import read_copy, sha256_of
     from open_r1.benchmarks.lighteval_adapter import run_benchmark  # seconds of imports: mistakes are told before
 
     section = recipe.evaluate
-    copies = {name: recipe.path(section.copies[name]) for name in benchmarks if name in section.copies}
+    copies = {name: recipe.path(section.copies[name]) for name in part_of if name in section.copies}
     rows = {name: read_copy(name, benchmarks[name], file) for name, file in copies.items()}
     model = load(recipe, label, tokenizer)
-    for benchmark_name, benchmark in benchmarks.items():
+    for benchmark_name, part in part_of.items():
+        benchmark = benchmarks[benchmark_name]
         started, counts = time.monotonic(), Counter(model.backend.counts())
         answers = completions_file(run_dir, label, benchmark_name)
         journal = answers.with_suffix(".jsonl")
@@ -119,15 +123,15 @@ def evaluate_model(
             thinking=recipe.thinking,
             num_problems=section.num_problems,
             description=f"{label} on {benchmark_name}",
-            part=part_of[benchmark_name],
+            part=part,
         )
         seconds = time.monotonic() - started
         counts = Counter(model.backend.counts()) - counts
         if result is None:
             _write_json(part_file(run_dir, label, benchmark_name), {"seconds": seconds, "counts": counts})
             continue
-        for sampled in taken_up(run_dir).values():
-            if (file := part_file(sampled, label, benchmark_name)).exists():
+        for directory in taken:
+            if (file := part_file(directory, label, benchmark_name)).exists():
                 of_part = json.loads(file.read_text(encoding="utf-8"))
                 seconds, counts = seconds + of_part["seconds"], counts + Counter(of_part["counts"])
         write_completions(result, answers)
