@@ -14,13 +14,14 @@ from conftest import sums
 from openai_server import OpenAIServer
 
 from open_r1 import generate, launch, running
-from open_r1.curation import traces
+from open_r1.curation import sampling
 from open_r1.generation import Completion, Sampling, endpoint, shards
 from open_r1.generation.progress import Watch
 from open_r1.generation.shards import Journal, Shard, num_journaled, sample_shard, seed_of_shard, shards_of
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.run_record import read_record
 from open_r1.shares import all_shares
+from open_r1.step_process import RunStopped
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8, num_samples=2, batch_size=4, seed=7)
 CONVERSATIONS = [[{"role": "user", "content": str(number)}] for number in range(3)]
@@ -242,7 +243,7 @@ def test_killed_ten_times_no_row_is_lost_and_none_is_there_twice(write_generate_
 def test_row_that_is_there_is_not_sampled_again(write_generate_recipe, generate_in, monkeypatch):
     file = write_generate_recipe()
     run_dir = generate_in(file, "run")
-    monkeypatch.setattr(traces, "backend_of", lambda *arguments: pytest.fail("it was sampled again"))
+    monkeypatch.setattr(sampling, "backend_of", lambda *arguments: pytest.fail("it was sampled again"))
     (run_dir / "generate.json").unlink()
     generate_in(file, "run")
     assert (run_dir / "generate.json").exists()
@@ -251,7 +252,7 @@ def test_row_that_is_there_is_not_sampled_again(write_generate_recipe, generate_
 def test_judge_that_breaks_stops_the_run_and_loses_no_completion(write_generate_recipe, generate_in, tmp_path):
     file = write_generate_recipe(rewards=["test_generation:no_verdict"], generate={"max_completion_length": 100})
     with pytest.raises(
-        traces.RunStopped, match=r"\d of 6 completions got no verdict \(guards.max_judge_failed_share: 0.1"
+        RunStopped, match=r"\d of 6 completions got no verdict \(guards.max_judge_failed_share: 0.1"
     ):
         generate_in(file, "run")
     assert num_journaled(shards.Shard(0, 0, 3), tmp_path / "run") == 6
@@ -336,6 +337,6 @@ def test_endpoint_that_refuses_everything_is_no_data_set(write_generate_recipe, 
         section = {"endpoint": {"base_url": server.url, "model": "teacher"}}
         file = write_generate_recipe(model={}, rewards=[], data=[sums(3)], generate=section)
         (tmp_path / "run").mkdir()
-        with pytest.raises(traces.RunStopped, match=r"6 of 6 completions were refused by .*max_refused_share: 0.01"):
+        with pytest.raises(RunStopped, match=r"6 of 6 completions were refused by .*max_refused_share: 0.01"):
             generate.generate(load_recipe(file), tmp_path / "run")
     assert not (tmp_path / "run" / "generate.json").exists()

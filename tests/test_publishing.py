@@ -15,7 +15,8 @@ from hub_server import HubServer
 from huggingface_hub import DatasetCard
 
 from open_r1 import evaluate
-from open_r1.curation.rejection import keep_within_limits, schema_of, write_rows
+from open_r1.curation.rejection import keep_within_limits, schema_of
+from open_r1.curation.rows import write_rows
 from open_r1.curation.traces import provenance_of
 from open_r1.generation import Completion
 from open_r1.publishing import publication_of

@@ -18,6 +18,9 @@ PREFILLING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_gen
 CLOSING = PREFILLING.replace("<think>\n", "<think>\n\n</think>\n\n")
 
 
+APART = "give another split or file, or parts of them, e.g. part: [0, 0.9] to train on and [0.9, 1] here"
+
+
 def grpo(**changes) -> dict:
     """A right GRPO recipe, with sections replaced."""
     recipe = {
@@ -109,8 +112,8 @@ WRONG = {
     ),
     "unknown step": (
         grpo(step="gpro"),
-        "step: unknown step 'gpro' (known: pretrain, sft, grpo, generate, distill, evaluate, pipeline); "
-        "did you mean grpo?",
+        "step: unknown step 'gpro' (known: pretrain, sft, preferences, reward_model, dpo, grpo, generate, distill, "
+        "evaluate, pipeline); did you mean grpo?",
     ),
     "unknown reward": (
         grpo(rewards=["acuracy"]),
@@ -204,7 +207,7 @@ WRONG = {
             "data": grpo()["data"],
             "trainer": {"eval_strategy": "epoch"},
         },
-        "trainer.eval_strategy: only step grpo evaluates while it trains; remove it",
+        "trainer.eval_strategy: only steps grpo, dpo, reward_model evaluate while they train; remove it",
     ),
     "eval_data of another step": (
         {"step": "sft", "model": grpo()["model"], "data": grpo()["data"], "trainer": {"max_steps": 1}}
@@ -217,11 +220,11 @@ WRONG = {
     ),
     "evaluation on the split of training": (
         evaluated() | {"data": evaluated()["eval_data"]},
-        "eval_data.0: data.0 trains on the same rows; give another split or file",
+        "eval_data.0: data.0 trains on the same rows; " + APART,
     ),
     "evaluation on the data set of training": (
         evaluated([{"name": "a/b", "revision": "1" * 40}]) | {"data": [*grpo()["data"], {"name": "a/b"}]},
-        "eval_data.0: data.1 trains on the same rows; give another split or file",
+        "eval_data.0: data.1 trains on the same rows; " + APART,
     ),
     "missing file of eval_data": (
         evaluated([{"path": "rows.jsonl"}]),

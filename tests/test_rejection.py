@@ -7,7 +7,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from open_r1.curation.rejection import PROVENANCE, judge, keep_within_limits, schema_of, write_rows
+from open_r1.curation.rejection import judge, keep_within_limits, schema_of
+from open_r1.curation.rows import PROVENANCE, write_rows
 from open_r1.generation import Completion
 from open_r1.recipe import Keep, Reward, Thinking
 from open_r1.rewards import accuracy_reward, build_rewards
@@ -98,7 +99,7 @@ def test_first_reason_that_applies(of_completion, value, reason):
     def verdict(completions, **columns):
         return [value] * len(completions)
 
-    verdict.task = None
+    verdict.is_for = lambda task: True
     (each,) = judged([row(0)], [[of_completion]], KEEP.model_copy(update={"min_reward": 0.5}), [verdict])
     assert each["dropped_for"] == reason
     assert each["reward_verdict"] == (None if reason == "refused" else value)

@@ -32,15 +32,22 @@ from open_r1.recipe import (
     value_problem,
 )
 from open_r1.recipe.trainer_fields import trainer_value
-from open_r1.rewards import REWARDS, build_rewards, columns_of_reward, settable_parameters, types_of_parameters
+from open_r1.rewards import (
+    REWARDS,
+    build_rewards,
+    columns_of_reward,
+    models_of_rewards,
+    settable_parameters,
+    types_of_parameters,
+)
 from open_r1.rewards.completion import prefill_problems
 from open_r1.stages import KEPT, PROMPTS, stage_recipe
 from open_r1.wording import closest
 
 NO_RECIPES = (ACCELERATE_CONFIGS, HUB)
 LABEL = re.compile(r"[\w.-]+")  # of a model that is scored; becomes part of a file's name
-STEPS_WITHOUT_MODEL = ("generate", "evaluate", "pipeline")
-STEPS_THAT_SAMPLE = ("generate", "distill")
+STEPS_WITHOUT_MODEL = ("generate", "preferences", "evaluate", "pipeline")
+STEPS_THAT_SAMPLE = ("generate", "preferences", "distill")
 FOLDERS_OF_TRACES = (KEPT, PROMPTS)
 
 
@@ -87,6 +94,9 @@ def _model_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_ru
     names = {"model.name": recipe.model.name}
     if recipe.distill:
         names["distill.teacher"] = recipe.distill.teacher
+    if recipe.judge:
+        names["judge.name"] = recipe.judge.name
+    names |= {f"rewards.{index}.model": name for index, name in models_of_rewards(recipe)}
     if recipe.evaluate:
         names |= {f"evaluate.models.{label}": name for label, name in recipe.evaluate.models.items()}
     makers = sorted(name for name, step in earlier_stages.items() if step not in STEPS_WITHOUT_MODEL)
@@ -152,8 +162,11 @@ def _shared_rows(recipe: Recipe) -> Iterator[str]:
             yield f"{key}.procedural.split: its problems can be in training data; write split: validation"
             continue
         for number, source in enumerate(recipe.data):
-            if _split_of(recipe, held_out) == _split_of(recipe, source):
-                yield f"{key}: data.{number} trains on the same rows; give another split or file"
+            if _split_of(recipe, held_out) == _split_of(recipe, source) and not _are_apart(held_out, source):
+                yield (
+                    f"{key}: data.{number} trains on the same rows; give another split or file, or parts of them, e.g. "
+                    f"part: [0, 0.9] to train on and [0.9, 1] here"
+                )
 
 
 def _split_of(recipe: Recipe, source: DataSource) -> tuple:
@@ -161,6 +174,13 @@ def _split_of(recipe: Recipe, source: DataSource) -> tuple:
     if source.procedural:
         return source.procedural.family, source.procedural.split
     return (recipe.path(source.path),) if source.path else (source.name, source.config, source.split)
+
+
+def _are_apart(source: DataSource, other: DataSource) -> bool:
+    """True if the two are parts of the same rows that have none in common."""
+    if source.part is None or other.part is None or source.where != other.where:
+        return False
+    return source.part[0] >= other.part[1] or other.part[0] >= source.part[1]
 
 
 def _procedural_problems(source: DataSource) -> Iterator[str]:
@@ -181,8 +201,13 @@ def _procedural_problems(source: DataSource) -> Iterator[str]:
 
 
 def _reward_problems(recipe: Recipe) -> Iterator[str]:
+    called = [reward.called for reward in recipe.rewards]
     for index, reward in enumerate(recipe.rewards):
         key = f"rewards.{index}"
+        if reward.called in called[:index]:
+            yield f"{key}.label: another reward is called {reward.called} already; give one of them a label"
+        if reward.last_step is not None and reward.last_step < reward.first_step:
+            yield f"{key}.last_step: {reward.last_step} is before first_step {reward.first_step}: it would never count"
         if ":" not in reward.name and reward.name not in REWARDS:
             known = ", ".join(REWARDS)
             yield f"{key}.name: unknown reward {reward.name!r} (known: {known}){closest(reward.name, REWARDS)}"
@@ -227,11 +252,13 @@ def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> N
 
 def _column_problems(recipe: Recipe, key: str, reward: Reward, needed: Iterable[str]) -> Iterator[str]:
     tasks = sorted({source.task for _, source in recipe.data_sources() if source.task})
-    if reward.task is not None and reward.task not in tasks:
-        known = f"known: {', '.join(tasks)}" if tasks else "no source has one; give data.0.task"
-        yield f"{key}.task: no data is of task {reward.task!r} ({known}){closest(reward.task, tasks)}"
+    from_column = any("task" in source.columns for _, source in recipe.data_sources())  # its values are the data's
+    for task in () if from_column else reward.tasks or ():
+        if task not in tasks:
+            known = f"known: {', '.join(tasks)}" if tasks else "no source has one; give data.0.task"
+            yield f"{key}.task: no data is of task {task!r} ({known}){closest(task, tasks)}"
     for source_key, source in recipe.data_sources():
-        if reward.task not in (None, source.task):
+        if not reward.is_for(source.task) and "task" not in source.columns:
             continue
         try:
             given = columns_of(recipe, source)

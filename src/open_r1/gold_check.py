@@ -114,8 +114,8 @@ def gold_program_column(recipe: Recipe, section: str = "data") -> str | None:
     if program_reward(recipe) is None:
         return None
     names = GOLD_PROGRAM_COLUMNS if judging_reward(recipe) is None else GOLD_PROGRAM_COLUMNS[:1]
-    task = program_reward(recipe).task
-    judged = [source for source in getattr(recipe, section) if task in (None, source.task)]
+    reward = program_reward(recipe)
+    judged = [source for source in getattr(recipe, section) if reward.is_for(source.task) or "task" in source.columns]
     given = [columns_of(recipe, source) or set(source.columns) for source in judged]
     return next((name for name in names if all(name in columns for columns in given)), None)
 
@@ -132,9 +132,9 @@ def row_problems(recipe: Recipe, dataset: Mapping[str, Sequence[Any]]) -> dict[i
             continue
         sandbox = SANDBOXES[reward.parameters.get("sandbox", "local")]
         language_problem = functools.cache(sandbox.language_problem)
-        tasks = None if reward.task is None else list(dataset["task"])
+        tasks = None if reward.tasks is None else list(dataset["task"])
         for row, columns in enumerate(zip(*(dataset[name] for name in names), strict=True)):
-            if tasks is not None and tasks[row] != reward.task:
+            if tasks is not None and not reward.is_for(tasks[row]):
                 continue
             try:
                 problem = language_problem(read(*columns).language)
@@ -153,7 +153,7 @@ def check_golds(recipe: Recipe, golds: Sequence[str], tasks: Sequence[str] | Non
     reward = judging_reward(recipe)
     if reward is None:
         return None
-    num_rows = len(golds) if reward.task is None else sum(task == reward.task for task in tasks)
+    num_rows = len(golds) if reward.tasks is None else sum(map(reward.is_for, tasks))
     if not num_rows:
         return None
     started = time.monotonic()
@@ -169,8 +169,8 @@ def _refused_golds(
     recipe: Recipe, reward: Reward, golds: Sequence[str], tasks: Sequence[str] | None, rows: range
 ) -> Iterator[Failure]:
     answered = ["" if gold is None else str(gold) for gold in golds[rows.start : rows.stop]]
-    if reward.task is not None:
-        judged_here = [task == reward.task for task in tasks[rows.start : rows.stop]]
+    if reward.tasks is not None:
+        judged_here = [reward.is_for(task) for task in tasks[rows.start : rows.stop]]
         rows, answered = (list(itertools.compress(each, judged_here)) for each in (rows, answered))
     answer_in = reward.parameters.get("answer_in", "both")
     cpu_seconds = reward.parameters.get("cpu_seconds", DEFAULT_CPU_SECONDS)
@@ -305,8 +305,8 @@ def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, str, GoldCheck]]:
             continue
         reward = judging_reward(each)
         if reward is not None and "solution" in columns_of_reward(reward):
-            data = load_data(each, ["solution", *(["task"] if reward.task else [])], section)
-            yield each, section, check_golds(each, data["solution"], data["task"] if reward.task else None)
+            data = load_data(each, ["solution", *(["task"] if reward.tasks else [])], section)
+            yield each, section, check_golds(each, data["solution"], data["task"] if reward.tasks else None)
         if judges_programs(each):
             gold_column = gold_program_column(each, section)
             names = reward_columns(each.rewards)

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -69,8 +70,13 @@ def check_accelerators(recipe: Recipe) -> None:
         )
 
 
-def load_tokenizer(recipe: Recipe, name: str | None = None, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of `name` (default: the recipe's model) with the recipe's chat template, padding on the left."""
+def load_tokenizer(
+    recipe: Recipe, name: str | None = None, revision: str | None = None, own_template: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of `name` (default: the recipe's model) with the recipe's chat template, padding on the left.
+
+    With `own_template` it keeps its own: that of the recipe is for the model that is trained.
+    """
     model = recipe.model
     if name is None and model.architecture is not None:
         tokenizer = character_tokenizer()
@@ -81,7 +87,7 @@ def load_tokenizer(recipe: Recipe, name: str | None = None, revision: str | None
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if model.chat_template:
+    if model.chat_template and not own_template:
         tokenizer.chat_template = recipe.path(model.chat_template).read_text(encoding="utf-8")
     return tokenizer
 
@@ -99,6 +105,24 @@ def load_model(recipe: Recipe, name: str | None = None, revision: str | None = N
         )
     loaded.config.use_cache = True
     return loaded
+
+
+def load_reward_model(recipe: Recipe, name: str | None = None, revision: str | None = None) -> PreTrainedModel:
+    """A model with one output for a whole text, its reward, in the recipe's dtype, on the CPU.
+
+    `name` (default: the recipe's model) may be a reward model, or a causal language model, which gets a new head for
+    its last token's state: drawn from torch's generator.
+    """
+    model = recipe.model
+    name, revision = (name, revision) if name else (model.name, model.revision)
+    with _failure_told(recipe, name):
+        return AutoModelForSequenceClassification.from_pretrained(
+            recipe.model_path(name),
+            revision=revision,
+            num_labels=1,
+            dtype=getattr(torch, model.dtype),
+            attn_implementation=model.attn_implementation,
+        )
 
 
 @contextlib.contextmanager
@@ -132,8 +156,11 @@ def build_model(section: Model, tokenizer: PreTrainedTokenizerBase) -> PreTraine
     return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, section.dtype))
 
 
-def lora_config(section: Model):
-    """The peft.LoraConfig of the section, or None if all weights are trained."""
+def lora_config(section: Model, task_type: str = "CAUSAL_LM"):
+    """The peft.LoraConfig of the section, or None if all weights are trained.
+
+    `task_type` is SEQ_CLS for a reward model, whose new head is then trained as well, and kept whole.
+    """
     if section.lora is None:
         return None
     from peft import LoraConfig
@@ -144,7 +171,7 @@ def lora_config(section: Model):
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
+        task_type=task_type,
     )
 
 

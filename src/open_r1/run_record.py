@@ -37,6 +37,7 @@ PACKAGES = (
 TOOL_TIMEOUT_SECONDS = 30
 HASH_CHUNK_BYTES = 1 << 20
 METRICS_FILE = "metrics.jsonl"
+REWARD_MODEL_REPORT = "reward_model.json"
 SIGNS_OF_LIFE = (FILE_NAME, METRICS_FILE, f"*/{FILE_NAME}", f"*/{METRICS_FILE}")  # a pipeline's stages are one below
 
 

@@ -21,7 +21,7 @@ from open_r1.nodes import SINGLE_PROCESS_STEPS, Nodes, nodes_of, num_nodes_of
 from open_r1.places import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS
 from open_r1.recipe import Recipe, RecipeError, dump_recipe
 from open_r1.resuming import RECIPE_FILE
-from open_r1.rewards import sandboxes_of
+from open_r1.rewards import models_of_rewards, sandboxes_of
 from open_r1.sandbox import isolation_of
 from open_r1.stages import freeze_stages, stage_recipe
 from open_r1.step_process import ERROR_FILE, EXIT_STOPPED, warnings_of
@@ -29,6 +29,9 @@ from open_r1.step_process import ERROR_FILE, EXIT_STOPPED, warnings_of
 MODULES = {
     "pretrain": "open_r1.sft",
     "sft": "open_r1.sft",
+    "preferences": "open_r1.preferences",
+    "reward_model": "open_r1.reward_model",
+    "dpo": "open_r1.dpo",
     "grpo": "open_r1.grpo",
     "generate": "open_r1.generate",
     "distill": "open_r1.distill",
@@ -219,6 +222,8 @@ def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
     """The runs that made what this recipe starts from: [{name, run, weights_sha256}], and data_sha256 for data."""
     names = [recipe.model.name, *(recipe.evaluate.models.values() if recipe.evaluate else ())]
     names += [recipe.distill.teacher] if recipe.distill else []
+    names += [recipe.judge.name] if recipe.judge else []
+    names += [name for _, name in models_of_rewards(recipe)]
     directories = [Path(recipe.model_path(name)) for name in names if name]
     folders = [recipe.path(source.path) for _, source in recipe.data_sources() if source.path]
     models = [

@@ -22,6 +22,7 @@ from open_r1.recipe import Recipe, RecipeError
 from open_r1.slurm.site import site_of_this_process
 
 URL = "OPEN_R1_VLLM_URL"
+JUDGE_URL = "OPEN_R1_JUDGE_URL"
 GROUP_PORT = "OPEN_R1_VLLM_GROUP_PORT"
 SERVER_PORT, WEIGHTS_PORT, RPC_PORT = 1, 2, 3  # of the job's ports, the first of which is the trainer's
 NUM_LAST_LINES = 20

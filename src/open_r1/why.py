@@ -117,7 +117,7 @@ def explain_sampled_row(row: pd.Series, reason: str, ran: Recipe) -> str:
     reward = judging_reward(ran)
     if reward is not None and pd.notna(row["refused"] or None):
         lines.append(f"refused: {row['refused']}")
-    elif reward is not None and reward.task in (None, row.get("task")):
+    elif reward is not None and reward.is_for(row.get("task")):
         answer_in = reward.parameters.get("answer_in", "both")
         (judged,), _ = judge_completions([row["completion"]], [row["solution"]], ran.thinking, answer_in)
         lines.append(f"  {reward.name}_reason: {reason_of(judged)}")
@@ -139,7 +139,7 @@ def read_completions(
     if chosen not in files:
         raise RecipeError(f"{recipe.source}: step={step}: the run logged steps {min(files)} to {max(files)}")
     table = pd.read_parquet(files[chosen]).reset_index(drop=True)
-    names = [reward.name.rpartition(":")[2] for reward in trained.rewards]
+    names = [reward.called for reward in trained.rewards]
     return table, [name for name in dict.fromkeys(names) if name in table.columns]
 
 

@@ -9,11 +9,9 @@ are there, in one pass in order, which holds one shard at a time in memory:
     prompts/       every prompt with its pass_rate, the share of its judged completions that every reward verified
 """
 
-import hashlib
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,12 @@ import pyarrow.parquet
 
 from open_r1.curation.duplicates import Seen
 from open_r1.curation.readability import unreadable
+from open_r1.curation.rows import MESSAGES, NO_VERDICT, PROVENANCE, REFUSED, groups, key_of, number_of, write_rows
 from open_r1.generation import Completion
 from open_r1.recipe import Keep, Thinking
 from open_r1.rewards import RewardFunction
 from open_r1.stages import KEPT, PROMPTS
-from open_r1.whole_files import whole
 
-NO_VERDICT = ": no verdict"  # how a reason ends that is the judge's fault
-REFUSED = "refused"
 NEAR_DUPLICATE, BEYOND_PROMPT, BEYOND_TRACES = "near_duplicate", "beyond max_per_prompt", "beyond max_traces"
 OURS = {  # column of completions/ -> its type
     "completion": pyarrow.string(),
@@ -40,8 +36,6 @@ OURS = {  # column of completions/ -> its type
     "dropped_for": pyarrow.string(),
 }
 RATES = {"pass_rate": pyarrow.float64(), "num_judged": pyarrow.int32(), "mean_tokens": pyarrow.float64()}
-PROVENANCE = ("teacher", "teacher_sha256", "sampled_with", "verified_by")  # columns of kept/
-MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
 
 
 def judge(
@@ -69,9 +63,7 @@ def judge(
     judged = []
     for index, (row, completion) in enumerate(flat):
         given = {name: each[index] if completion.refused is None else None for name, each in values.items()}
-        of_row = {
-            reward.__name__: given[reward.__name__] for reward in rewards if reward.task in (None, row.get("task"))
-        }
+        of_row = {reward.__name__: given[reward.__name__] for reward in rewards if reward.is_for(row.get("task"))}
         judged.append(
             {
                 **row,
@@ -112,12 +104,6 @@ def schema_of(columns: pyarrow.Schema, reward_names: Iterable[str]) -> pyarrow.S
     return pyarrow.schema([("id", pyarrow.string()), ("prompt", MESSAGES), *theirs, *rewards, *OURS.items()])
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], schema: pyarrow.Schema, file: Path) -> None:
-    """Writes rows as a parquet file, which has its name only when it is whole."""
-    with whole(file) as unfinished:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), unfinished, compression="zstd")
-
-
 def keep_within_limits(run_dir: Path, files: Sequence[Path], keep: Keep, provenance: Mapping[str, str]) -> dict:
     """Writes kept/ and prompts/ from the judged shards, and gives the counts: {prompts, sampled, kept, dropped, …}.
 
@@ -136,7 +122,7 @@ def keep_within_limits(run_dir: Path, files: Sequence[Path], keep: Keep, provena
         rows = pyarrow.parquet.read_table(file).to_pylist()
         schema = pyarrow.parquet.read_schema(file)
         kept, prompts = [], []
-        for prompt, group in _groups(rows):
+        for prompt, group in groups(rows):
             limits.begin(prompt, remembers=prompt in repeated)
             for row in group:
                 why = row["dropped_for"] or limits.reason(row)
@@ -192,32 +178,12 @@ class _Limits:
         return None
 
 
-def _groups(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The rows of one prompt after the other, with a key that equal prompts share."""
-    group: list[dict[str, Any]] = []
-    for row in rows:
-        if group and _number(row) != _number(group[0]):
-            yield _key(group[0]["prompt"]), group
-            group = []
-        group.append(row)
-    if group:
-        yield _key(group[0]["prompt"]), group
-
-
-def _number(row: Mapping[str, Any]) -> str:
-    return row["id"].rpartition("-")[0]
-
-
-def _key(prompt: Sequence[Mapping[str, str]]) -> str:
-    return hashlib.blake2b(json.dumps(prompt).encode(), digest_size=8).hexdigest()
-
-
 def _repeated_prompts(files: Sequence[Path]) -> set[str]:
     """The keys of prompts that stand in the data more than once; eight bytes a prompt are held for it."""
     keys = [
-        int(_key(group[0]["prompt"]), 16)
+        int(key_of(group[0]["prompt"]), 16)
         for file in files
-        for _, group in _groups(pyarrow.parquet.read_table(file, columns=["id", "prompt"]).to_pylist())
+        for _, group in groups(pyarrow.parquet.read_table(file, columns=["id", "prompt"]).to_pylist())
     ]
     values, counts = np.unique(np.array(keys, dtype=np.uint64), return_counts=True)
     return {f"{value:016x}" for value in values[counts > 1].tolist()}
@@ -229,7 +195,7 @@ def _prompt_row(group: Sequence[Mapping[str, Any]], keep: Keep) -> dict[str, Any
     verified = sum(all(value >= keep.min_reward for value in values) for values in judged)
     return {
         **group[0],
-        "id": _number(group[0]),
+        "id": number_of(group[0]),
         "pass_rate": verified / len(judged) if judged else None,
         "num_judged": len(judged),
         "mean_tokens": float(np.mean([row["num_tokens"] for row in group])),

@@ -5,10 +5,13 @@ sft        prompt, completion            both conversations; `messages` are spli
 grpo       prompt, and the columns that rewards ask for (`solution`, …)
 distill    as grpo
 generate   as grpo, and whatever else the data has
+preferences   as generate
+dpo           prompt, chosen, rejected   conversations; what both of whole conversations begin with is the prompt
+reward_model  as dpo
 
-Of each source the rows within `where` are taken, of these the `fraction`, in the order of `sort_by`; then a `mixture`
-draws its share. All of it is done on row numbers, over files that are mapped and not read: memory holds some numbers a
-row, and no texts but those that the computer makes.
+Of each source the rows within `where` are taken, of these the `fraction` or the `part`, in the order of `sort_by`; then
+a `mixture` draws its share. All of it is done on row numbers, over files that are mapped and not read: memory holds
+some numbers a row, and no texts but those that the computer makes.
 
     files    where rows lie, and a source opened
     choice   which rows, in which order, how many of each source
@@ -35,8 +38,8 @@ __all__ = [
 def load_data(recipe: Recipe, reward_columns: Iterable[str] = (), section: str = "data"):
     """All sources of `data`, or of `eval_data`, as one datasets.Dataset with the step's columns and `reward_columns`.
 
-    For step generate also with the other columns of the sources, null where a source has not got one. Without a mixture
-    the sources follow each other. In one each source gives different rows (the same ones again only with
+    For the steps that sample also with the other columns of the sources, null where a source has not got one. Without a
+    mixture the sources follow each other. In one each source gives different rows (the same ones again only with
     mixture.repeat, none more than once oftener than another), in the order of its sort_by if it has one, else in random
     order, and the sources take turns at random. A source's choice depends on the seed, on its own rows and on how many
     of them are taken, and not on the other sources.
@@ -53,7 +56,9 @@ def load_data(recipe: Recipe, reward_columns: Iterable[str] = (), section: str =
     if mixed:
         parts = shares_of_mixture(recipe, parts)
     parts = [
-        with_columns_of_step(recipe, key, source, part, columns_for(recipe, source, wanted))
+        with_columns_of_step(
+            recipe, key, source, with_task(recipe, source, part), columns_for(recipe, source, part, wanted)
+        )
         for (key, source), part in zip(sources.items(), parts, strict=True)
     ]
     together = joined(recipe, section, parts)
@@ -61,8 +66,8 @@ def load_data(recipe: Recipe, reward_columns: Iterable[str] = (), section: str =
 
 
 def _chosen_rows(recipe: Recipe, source_key: str, source: DataSource):
-    """A source's rows within `where`, the `fraction` of them, in order, under our names of the columns."""
-    dataset = with_task(recipe, source, opened(recipe, source_key, source))
+    """A source's rows within `where`, the share of them, in order, under our names of the columns."""
+    dataset = opened(recipe, source_key, source)
     meant = {theirs: ours for ours, theirs in source.columns.items() if ours != theirs}
     hidden = [ours for ours in meant.values() if ours in dataset.column_names and ours not in meant]
     absent = [theirs for theirs in meant if theirs not in dataset.column_names]

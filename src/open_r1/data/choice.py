@@ -1,4 +1,4 @@
-"""Which rows of a source are taken, in which order, and how many of each source: where, fraction, sort_by, mixture.
+"""Which rows of a source are taken, in which order, how many of each: where, fraction, part, sort_by, mixture.
 
 All of it is done on row numbers, eight bytes a row.
 """
@@ -54,6 +54,11 @@ def _bounds_problems(source: DataSource) -> Iterator[str]:
     for column, bounds in source.where.items():
         if len(bounds) != 2 or not bounds[0] <= bounds[1]:
             yield f"where.{column}: {bounds} are no bounds; write [lowest, highest], e.g. [0.1, 0.9]"
+    if source.part is not None:
+        if len(source.part) != 2 or not 0 <= source.part[0] < source.part[1] <= 1:
+            yield f"part: {source.part} is no part; write [from, to], shares from 0 to 1, e.g. [0.9, 1]"
+        if source.fraction < 1:
+            yield "fraction: part says which rows already; remove one"
 
 
 def column_problems(source: DataSource, columns: Iterable[str]) -> Iterator[str]:
@@ -111,14 +116,17 @@ def _too_few(recipe: Recipe, index: int, num_rows: int, count: int) -> str:
 
 
 def chosen(dataset, source: DataSource, seed: int):
-    """Numbers of the rows that a source's where, fraction and sort_by leave, as an array; None if they leave all."""
+    """Numbers of the rows that a source's where, fraction, part and sort_by leave, as an array; None if all."""
     import numpy as np
 
     rows = _rows_within(dataset, source.where) if source.where else None
-    if source.fraction < 1:
+    if source.fraction < 1 or source.part is not None:
         num_rows = len(dataset) if rows is None else len(rows)
-        some = np.random.default_rng(seed).permutation(num_rows)[: max(1, round(source.fraction * num_rows))]
+        start, end = (round(share * num_rows) for share in source.part or (0.0, source.fraction))
+        some = np.random.default_rng(seed).permutation(num_rows)[start : max(start + 1, end)]
         rows = some if rows is None else rows[some]
+        if not len(rows):
+            raise RecipeError(f"part: {source.part} of {num_rows} rows is none; widen it")
     return _in_order(dataset, rows, source.sort_by) if source.sort_by else rows
 
 

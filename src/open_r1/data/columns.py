@@ -11,13 +11,24 @@ STEP_COLUMNS = {
     "grpo": ("prompt",),
     "distill": ("prompt",),
     "generate": ("prompt",),
+    "preferences": ("prompt",),
+    "dpo": ("prompt", "chosen", "rejected"),
+    "reward_model": ("prompt", "chosen", "rejected"),
 }
-TEXTS_OF_TRAINING = ("text", "messages", "completion")  # not kept beside a completion that is sampled anew
-ROLES = {"prompt": "user", "completion": "assistant"}
+STEPS_THAT_KEEP_COLUMNS = ("generate", "preferences")
+# Not kept beside completions that are sampled anew.
+TEXTS_OF_TRAINING = ("text", "messages", "completion", "chosen", "rejected")
+ROLES = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
+ANSWERS = ("chosen", "rejected")
 
 
-def columns_for(recipe: Recipe, source: DataSource, wanted: Sequence[str]) -> list[str]:
-    """Of the wanted columns those that a source has to give: not what only rewards for other tasks read."""
+def columns_for(recipe: Recipe, source: DataSource, dataset, wanted: Sequence[str]) -> list[str]:
+    """Of the wanted columns those that a source has to give: not what only rewards for other tasks read.
+
+    Of a source whose rows name their own tasks, in a column `task`, all are wanted.
+    """
+    if source.task is None and "task" in dataset.column_names:
+        return list(wanted)
     judging = rewards_for(recipe.rewards, source.task)
     others = set(reward_columns([reward for reward in recipe.rewards if reward not in judging]))
     return [column for column in wanted if column not in others.difference(reward_columns(judging), ["task"])]
@@ -25,7 +36,7 @@ def columns_for(recipe: Recipe, source: DataSource, wanted: Sequence[str]) -> li
 
 def with_task(recipe: Recipe, source: DataSource, dataset):
     """The rows with the source's task as a column, if it has one or some reward asks for it."""
-    asked = source.task is not None or any(reward.task for reward in recipe.rewards)
+    asked = source.task is not None or any(reward.tasks for reward in recipe.rewards)
     if not asked or (source.task is None and "task" in dataset.column_names):
         return dataset
     import pyarrow
@@ -35,26 +46,31 @@ def with_task(recipe: Recipe, source: DataSource, dataset):
 
 
 def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, dataset, wanted: Sequence[str]):
-    """The rows with the wanted columns (and, for step generate, the others), prompt and completion as conversations."""
+    """The rows with the wanted columns (and, for a step that samples, the others), all texts as conversations."""
     halves = [column for column in ROLES if column in wanted]
     has = set(dataset.column_names)
-    split = bool(halves) and "messages" in has and ("messages" in source.columns or not has.issuperset(halves))
-    gives = has.union(ROLES) if split else has
+    if has.issuperset(ANSWERS) and "prompt" not in has and "chosen" in wanted:
+        dataset = dataset.map(_split_pairs, batched=True, features=_with_prompt(dataset.features))
+        has.add("prompt")
+    splits = "messages" in has and "chosen" not in wanted and bool(halves)
+    split = splits and ("messages" in source.columns or not has.issuperset(halves))
+    halves_of = ("prompt", "completion")
+    gives = has.union(halves_of) if split else has
     missing = [column for column in wanted if column not in gives]
     if missing:
         raise RecipeError(
             f"{recipe.source}: {source_key}.columns: nothing gives {missing[0]}; "
             f"add `{missing[0]}: <one of {', '.join(dataset.column_names)}>`"
         )
-    others = has.difference(wanted, TEXTS_OF_TRAINING) if recipe.step == "generate" else ()
+    others = has.difference(wanted, TEXTS_OF_TRAINING) if recipe.step in STEPS_THAT_KEEP_COLUMNS else ()
     kept = [column for column in dataset.column_names if column in others or column in wanted]
     if split:
-        dataset = dataset.select_columns(["messages", *(column for column in kept if column not in ROLES)])
+        dataset = dataset.select_columns(["messages", *(column for column in kept if column not in halves_of)])
         dataset = dataset.map(
             _split_messages,
             batched=True,
             remove_columns=["messages"],
-            features=_replaced(dataset.features, "messages", dict.fromkeys(ROLES, dataset.features["messages"])),
+            features=_replaced(dataset.features, "messages", dict.fromkeys(halves_of, dataset.features["messages"])),
         )
     dataset = dataset.select_columns([*wanted, *(column for column in kept if column not in wanted)])
     for column in halves:
@@ -73,8 +89,29 @@ def _split_messages(rows: dict) -> dict:
     return {"prompt": [each[:-1] for each in messages], "completion": [each[-1:] for each in messages]}
 
 
+def _split_pairs(rows: dict) -> dict:
+    """Whole conversations that begin alike -> what both begin with, and what follows in each."""
+    split = [_common_start(chosen, rejected) for chosen, rejected in zip(rows["chosen"], rows["rejected"], strict=True)]
+    return {
+        "prompt": [chosen[:end] for chosen, end in zip(rows["chosen"], split, strict=True)],
+        **{name: [each[end:] for each, end in zip(rows[name], split, strict=True)] for name in ANSWERS},
+    }
+
+
+def _common_start(chosen: list, rejected: list) -> int:
+    """How many messages both begin with; the last of each is an answer, also where both are equal."""
+    longest = min(len(chosen), len(rejected)) - 1
+    return next((end for end in range(longest) if chosen[end] != rejected[end]), longest)
+
+
 def _as_conversations(rows: dict, column: str) -> dict:
     return {column: [[{"role": ROLES[column], "content": text}] for text in rows[column]]}
+
+
+def _with_prompt(features):
+    from datasets import Features
+
+    return Features({**features, "prompt": features["chosen"]})
 
 
 def _conversation():

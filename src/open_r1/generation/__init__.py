@@ -1,5 +1,5 @@
 """Prompts -> sampled completions."""
 
-from open_r1.generation.sampling import Backend, Completion, Conversation, Row, Sampling
+from open_r1.generation.sampling import Backend, Completion, Conversation, Meter, Row, Sampling, Tokens
 
-__all__ = ["Backend", "Completion", "Conversation", "Row", "Sampling"]
+__all__ = ["Backend", "Completion", "Conversation", "Meter", "Row", "Sampling", "Tokens"]

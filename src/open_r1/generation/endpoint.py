@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from open_r1.generation.sampling import Completion, Conversation, Row, Sampling
+from open_r1.generation.sampling import Completion, Conversation, Meter, Row, Sampling, Tokens
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.recipe.sections import Endpoint
 from open_r1.sandbox.remote import backoff_seconds, read_settings
@@ -54,6 +54,7 @@ MENDS = {
     "server_errors": "see what ails the server, or raise {key}.max_attempts",
     "invalid_answers": "see that {key}.base_url is the chat completions API of a server that counts tokens (usage)",
 }
+SCHEMA_NAME = "verdict"
 OURS, OURS_TO_DROP = ("model", "messages", "n", "stream"), ("temperature", "top_p", "max_tokens", "seed")
 
 
@@ -62,10 +63,12 @@ class EndpointBackend:
 
     `file` and `key` (generate.endpoint, evaluate.endpoint) are where the section stands, for errors. The API key is in
     the environment or in `.env`, and in no error, log or record. `thinking` is how a completion has to mark its
-    thinking, where the server gives thinking and answer apart. `sleep` and `clock` are for tests.
+    thinking, where the server gives thinking and answer apart. `meter` is asked before each row, and told what it took.
+    `sleep` and `clock` are for tests.
 
     Keys that a server does not take are left out by null, e.g. for OpenAI's own models `extra_body: {max_tokens: null,
-    max_completion_tokens: 32768, temperature: null, top_p: null}`.
+    max_completion_tokens: 32768, temperature: null, top_p: null}`. So is `response_format`, by which the sampling's
+    schemas are sent; another one in extra_body takes its place.
 
     Raises RecipeError for a key that is not there, an address that is none, or extra_body against the recipe.
     """
@@ -76,11 +79,12 @@ class EndpointBackend:
         file: str,
         key: str = "generate.endpoint",
         thinking: Thinking = Thinking(),
+        meter: Meter | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._endpoint, self._file, self._key, self._thinking = endpoint, file, key, thinking
-        self._sleep, self._clock = sleep, clock
+        self._meter, self._sleep, self._clock = meter, sleep, clock
         self._pace = Pace(endpoint.max_requests_per_minute)
         self._counts: Counter[str] = Counter()
         self._num_rows = 0  # that were asked for
@@ -112,7 +116,7 @@ class EndpointBackend:
         answers: queue.SimpleQueue[tuple[Row, Completion] | None] = queue.SimpleQueue()
         room = asyncio.Semaphore(2 * self._endpoint.max_concurrent_requests)
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self._answer_all(bodies, answers, room))
+        task = loop.create_task(self._answer_all(bodies, sampling, answers, room))
         task.add_done_callback(lambda _: answers.put(None))
         thread = threading.Thread(target=_run_until_done, args=(loop, task), name="endpoint", daemon=True)
         try:
@@ -136,7 +140,11 @@ class EndpointBackend:
         return {kind: number for kind, number in self._counts.items() if number}
 
     async def _answer_all(
-        self, bodies: Iterator[tuple[Row, dict]], answers: queue.SimpleQueue, room: asyncio.Semaphore
+        self,
+        bodies: Iterator[tuple[Row, dict]],
+        sampling: Sampling,
+        answers: queue.SimpleQueue,
+        room: asyncio.Semaphore,
     ) -> None:
         """Puts every row's completion into `answers`."""
 
@@ -145,7 +153,7 @@ class EndpointBackend:
             while await room.acquire() and (asked := next(bodies, None)) is not None:
                 row, body = asked
                 self._num_rows += 1
-                completion = await self._answer(client, body)
+                completion = await self._answer_metered(client, body, sampling)
                 answers.put((row, completion))
                 if completion.refused is not None:
                     self._note_refusal(completion.refused)
@@ -157,6 +165,20 @@ class EndpointBackend:
                         group.create_task(work())
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
+
+    async def _answer_metered(self, client: "AsyncOpenAI", body: dict[str, Any], sampling: Sampling) -> Completion:
+        """What `_answer` gives, counted by the meter; nobody says what requests took that gave nothing."""
+        if self._meter is None:
+            return await self._answer(client, body)
+        bound = most_tokens(body, sampling.max_new_tokens)
+        await self._meter.reserve(bound)
+        prompt_tokens, completion_tokens, num_requests = 0, 0, 0
+        try:
+            completion = await self._answer(client, body)
+            prompt_tokens, completion_tokens, num_requests = completion.num_prompt_tokens, completion.num_tokens, 1
+            return completion
+        finally:
+            self._meter.settle(bound, prompt_tokens, completion_tokens, num_requests)
 
     async def _answer(self, client: "AsyncOpenAI", body: dict[str, Any]) -> Completion:
         """One completion, after as many requests as it takes. Raises RunStopped if it takes too many."""
@@ -211,7 +233,7 @@ class EndpointBackend:
         status, address = response.status_code, self._endpoint.base_url
         said = self._line(f"HTTP {status}: {_message(response.content)}")
         if status in REFUSING_STATUSES:
-            return Completion("", num_tokens=0, truncated=False, refused=said)
+            return Completion("", num_tokens=0, truncated=False, refused=said, num_prompt_tokens=0)
         if status in RETRIED_STATUSES or status >= 500:
             kind = RETRIED_STATUSES.get(status, "server_errors")
             retry_after = response.headers.get("Retry-After")
@@ -244,8 +266,15 @@ class EndpointBackend:
             "max_tokens": sampling.max_new_tokens,  # its successor max_completion_tokens is OpenAI's alone
             "seed": row_seed(sampling.seed, row),
         }
+        if sampling.schemas:
+            schema = {"name": SCHEMA_NAME, "strict": True, "schema": sampling.schemas[row[0]]}
+            options["response_format"] = {"type": "json_schema", "json_schema": schema}
         options = {name: value for name, value in options.items() if name not in self._endpoint.extra_body}
-        extra = {name: value for name, value in self._endpoint.extra_body.items() if name not in OURS_TO_DROP}
+        extra = {
+            name: value
+            for name, value in self._endpoint.extra_body.items()
+            if name not in OURS_TO_DROP and (name, value) != ("response_format", None)
+        }
         messages = [dict(message) for message in conversation]
         return {"model": self._endpoint.model, "messages": messages, **options, **extra}
 
@@ -313,11 +342,23 @@ def row_seed(seed: int, row: Row) -> int:
     return int.from_bytes(digest[:4]) >> 1
 
 
+def most_tokens(body: dict[str, Any], max_new_tokens: int) -> Tokens:
+    """The most tokens that a request can take: no token of a text is less than a byte.
+
+    The control tokens of the server's chat template are made up for by what JSON puts around each message.
+    """
+    sent = {name: body[name] for name in ("messages", "response_format") if name in body}
+    limits = [body[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(body.get(name), int)]
+    num_bytes = len(json.dumps(sent, ensure_ascii=False).encode("utf-8", "replace"))
+    return Tokens(num_bytes, max(limits, default=max_new_tokens))
+
+
 def read_answer(content: bytes, thinking: Thinking) -> Completion:
     """The completion in the body of a chat completion. Raises ValueError, with one line, if there is none in it.
 
     An answer without usage.completion_tokens is none: a guess at its length would go into every mean and every limit.
-    Nor is one that the server broke off (finish_reason abort, error, insufficient_system_resource, …).
+    Nor is one that the server broke off (finish_reason abort, error, insufficient_system_resource, …). The tokens of
+    the prompt are None if the server does not say them.
     """
     try:
         answer = json.loads(content)
@@ -329,20 +370,28 @@ def read_answer(content: bytes, thinking: Thinking) -> Completion:
         text, reasoning = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"the answer has no choices[0].message and finish_reason: {_message(content)}") from None
+    num_tokens, num_prompt_tokens = (_usage(answer, name) for name in ("completion_tokens", "prompt_tokens"))
     refusal = message.get("refusal")
     if finish_reason == MODERATED or (refusal and not text):
-        return Completion("", num_tokens=0, truncated=False, refused=" ".join(str(refusal or MODERATED).split()))
+        reason = " ".join(str(refusal or MODERATED).split())
+        return Completion("", num_tokens=0, truncated=False, refused=reason, num_prompt_tokens=num_prompt_tokens)
     if finish_reason not in (ENDED, TRUNCATED):
         raise ValueError(f"the answer was broken off: finish_reason {finish_reason!r}")
     if not isinstance(text, str) and not (text is None and isinstance(reasoning, str) and reasoning):
         raise ValueError(f"the answer's message.content is {type(text).__name__}, no string")
-    num_tokens = usage.get("completion_tokens") if isinstance(usage := answer.get("usage"), dict) else None
-    if not isinstance(num_tokens, int):
+    if num_tokens is None:
         raise ValueError("the answer has no usage.completion_tokens")
     whole = _with_thinking(text or "", reasoning, thinking) if isinstance(reasoning, str) else text
     # Half of a surrogate pair, which JSON can hold, could not be written to any file later.
     whole = whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return Completion(whole, num_tokens=num_tokens, truncated=finish_reason == TRUNCATED)
+    is_cut = finish_reason == TRUNCATED
+    return Completion(whole, num_tokens=num_tokens, truncated=is_cut, num_prompt_tokens=num_prompt_tokens)
+
+
+def _usage(answer: dict, name: str) -> int | None:
+    usage = answer.get("usage")
+    number = usage.get(name) if isinstance(usage, dict) else None
+    return number if isinstance(number, int) else None
 
 
 def _with_thinking(text: str, reasoning: str, thinking: Thinking) -> str:

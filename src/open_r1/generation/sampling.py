@@ -1,8 +1,8 @@
 """What is asked of a generation backend, and what it gives back."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 Conversation = Sequence[Mapping[str, str]]  # messages with role and content, the last one the user's
 Row = tuple[int, int]  # which conversation, and which of its samples, both counted from 0
@@ -10,7 +10,11 @@ Row = tuple[int, int]  # which conversation, and which of its samples, both coun
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. Temperature 0 is greedy; lengths are in tokens; `batch_size` is in completions."""
+    """How completions are drawn. Temperature 0 is greedy; lengths are in tokens; `batch_size` is in completions.
+
+    `schemas` has for each conversation the JSON schema that its completions are to have, where the backend can see to
+    it: a server can. Empty: completions are text.
+    """
 
     temperature: float
     top_p: float
@@ -18,6 +22,7 @@ class Sampling:
     num_samples: int
     batch_size: int
     seed: int
+    schemas: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,28 @@ class Completion:
     truncated: bool
     token_ids: tuple[int, ...] = ()
     refused: str | None = None
+    # What it cost, and no part of what it is: two that say the same are equal, whatever a server counted.
+    num_prompt_tokens: int | None = field(default=None, compare=False)
+
+
+class Tokens(NamedTuple):
+    """Tokens of prompts and of completions, which have prices of their own."""
+
+    prompt: int
+    completion: int
+
+
+class Meter(Protocol):
+    """Who counts what is sampled, and ends it before it is too much. Called from any thread."""
+
+    async def reserve(self, bound: Tokens) -> None:
+        """Sets aside the most that a request can take, when there is room for it. Raises RunStopped if never."""
+
+    def take(self, bound: Tokens) -> None:
+        """The same at once. Raises RunStopped if there is no room."""
+
+    def settle(self, bound: Tokens, prompt_tokens: int | None, completion_tokens: int, num_requests: int = 1) -> None:
+        """Puts what was taken in the place of what was set aside; prompts of unknown length count as their bound."""
 
 
 class Backend(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from open_r1.generation.sampling import Completion, Conversation, Row, Sampling
+from open_r1.generation.sampling import Completion, Conversation, Meter, Row, Sampling, Tokens
 
 SEEDS_APART = 1_000_003  # between two batches, so that no batch has the seed of another run's
 
@@ -13,12 +13,13 @@ SEEDS_APART = 1_000_003  # between two batches, so that no batch has the seed of
 class TransformersBackend:
     """Samples from a model in this process, until the tokenizer's EOS or one of the model's own ends a completion.
 
-    The tokenizer must pad on the left.
+    The tokenizer must pad on the left. `meter` is asked before each batch, and told what it took.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, meter: Meter | None = None):
         self.model = model
         self.tokenizer = tokenizer
+        self._meter = meter
 
     @property
     def stop_token_ids(self) -> set[int]:
@@ -65,6 +66,10 @@ class TransformersBackend:
             pad_token_id=tokenizer.pad_token_id,
         )
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        bound = Tokens(sum(prompt_tokens), len(prompts) * sampling.max_new_tokens)
+        if self._meter is not None:
+            self._meter.take(bound)
         was_training = model.training
         model.eval()
         with torch.random.fork_rng():
@@ -74,10 +79,20 @@ class TransformersBackend:
             )
         model.train(was_training)
         stop = self.stop_token_ids
-        return [self._completion(ids, stop) for ids in outputs[:, inputs["input_ids"].shape[1] :].tolist()]
+        sampled = outputs[:, inputs["input_ids"].shape[1] :].tolist()
+        completions = [self._completion(*row, stop) for row in zip(sampled, prompt_tokens, strict=True)]
+        if self._meter is not None:
+            self._meter.settle(bound, bound.prompt, sum(done.num_tokens for done in completions), len(completions))
+        return completions
 
-    def _completion(self, ids: list[int], stop_token_ids: set[int]) -> Completion:
+    def _completion(self, ids: list[int], num_prompt_tokens: int, stop_token_ids: set[int]) -> Completion:
         end = next((place for place, token in enumerate(ids) if token in stop_token_ids), None)
         ids = ids if end is None else ids[: end + 1]
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return Completion(text, num_tokens=len(ids), truncated=end is None, token_ids=tuple(ids))
+        return Completion(
+            text,
+            num_tokens=len(ids),
+            truncated=end is None,
+            token_ids=tuple(ids),
+            num_prompt_tokens=num_prompt_tokens,
+        )

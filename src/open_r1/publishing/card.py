@@ -17,8 +17,9 @@ import pyarrow
 import yaml
 
 from open_r1.benchmarks.table import BENCHMARKS
-from open_r1.curation.rejection import MESSAGES
+from open_r1.curation.rows import MESSAGES
 from open_r1.publishing.paths import Names, without_paths
+from open_r1.recipe import Reward
 from open_r1.report.commands import LAUNCH, run_command
 from open_r1.report.reading import read_all
 from open_r1.report.scores import highest_k, score_of
@@ -329,7 +330,7 @@ def _meaning(kind: str, column: str) -> str:
 
 def _reward_row(reward: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
     """(reward, its parameters, the task that it is for)."""
-    parameters = {key: value for key, value in reward.items() if key not in ("name", "weight", "shuffled", "task")}
+    parameters = {key: value for key, value in reward.items() if key not in Reward.model_fields}
     return reward["name"], ", ".join(_given(parameters)) or None, reward.get("task")
 
 

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from open_r1.curation.rejection import PROVENANCE
+from open_r1.curation.rows import PROVENANCE
 from open_r1.places import RECIPES, REPOSITORY
 from open_r1.recipe import RecipeError
 

@@ -13,6 +13,21 @@ from open_r1.recipe.sections import STAGE_REFERENCE, Grpo, Keep, Model, Recipe, 
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_problems
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
+STEPS_WITH_EVALUATION = ("grpo", "dpo", "reward_model")
+SECTIONS_OF_STEP = {  # step -> sections that it needs, and others that it can use
+    "pretrain": (("model", "data", "trainer"), ()),
+    "sft": (("model", "data", "trainer"), ()),
+    "dpo": (("model", "data", "trainer"), ("eval_data",)),
+    "reward_model": (("model", "data", "eval_data", "trainer"), ()),
+    "grpo": (("model", "data", "rewards", "trainer"), ("eval_data", "judge")),
+    "generate": (("data", "generate"), ("model", "rewards", "judge")),
+    "preferences": (("data", "preferences", "judge"), ("model",)),
+    "distill": (("model", "data", "rewards", "trainer", "distill"), ("judge",)),
+    "evaluate": (("evaluate",), ("model",)),
+    "pipeline": (("stages",), ()),
+}
+SECTIONS = tuple(dict.fromkeys(name for sections in SECTIONS_OF_STEP.values() for names in sections for name in names))
+
 
 def load_recipe(file: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """The recipe in `file` with `overrides` applied: `trainer.learning_rate=1e-5` lines, or a {dotted key: value}.
@@ -48,9 +63,16 @@ def parse_recipe(values: dict[str, Any], file: Path) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML: every default written out, every path absolute, loadable from anywhere."""
     values = recipe.model_dump(mode="json")
-    for name_of, section in (("name", values["model"]), ("teacher", values["distill"])):
-        if section and section[name_of]:
+    models = [("name", values["model"]), ("teacher", values["distill"]), ("name", values["judge"])]
+    models += [("model", reward) for reward in values["rewards"]]
+    for name_of, section in models:
+        if section and section.get(name_of):
             section[name_of] = recipe.model_path(section[name_of])
+    files = [("cache", values["judge"]), ("rubric", values["preferences"])]
+    files += [("rubric", reward) for reward in values["rewards"]]
+    for key, section in files:
+        if section and section.get(key):
+            section[key] = str(recipe.path(section[key]))
     if values["model"]["chat_template"]:
         values["model"]["chat_template"] = str(recipe.path(values["model"]["chat_template"]))
     for source in (*values["data"], *values["eval_data"]):
@@ -193,22 +215,13 @@ def _section_at(location: Sequence[str]) -> type[Section] | None:
 
 def _section_problems(recipe: Recipe) -> Iterable[str]:
     """Sections that the step needs and has not, or has and cannot use."""
-    uses = {
-        "pretrain": {"model", "data", "trainer"},
-        "sft": {"model", "data", "trainer"},
-        "grpo": {"model", "data", "rewards", "trainer"},
-        "generate": {"data", "generate"},
-        "distill": {"model", "data", "rewards", "trainer", "distill"},
-        "evaluate": {"evaluate"},
-        "pipeline": {"stages"},
-    }[recipe.step]
-    may_use = {"generate": {"model", "rewards"}, "evaluate": {"model"}}.get(recipe.step, set())
-    for section in ("model", "data", "rewards", "trainer", "generate", "distill", "evaluate", "stages"):
+    needed, allowed = SECTIONS_OF_STEP[recipe.step]
+    for section in SECTIONS:
         given = section in recipe.model_fields_set
         given = given and bool(getattr(recipe, section) not in ([], {}, None, Model()))
-        if section in uses and not given:
+        if section in needed and not given:
             yield f"{section}: missing; step {recipe.step} needs it"
-        elif given and section not in uses | may_use:
+        elif given and section not in (*needed, *allowed):
             yield f"{section}: step {recipe.step} does not use it; remove it"
     if recipe.step != "grpo" and recipe.grpo != Grpo():
         yield f"grpo: step {recipe.step} does not use it; remove it"
@@ -216,10 +229,12 @@ def _section_problems(recipe: Recipe) -> Iterable[str]:
         yield f"loop: step {recipe.step} has no stages; remove it"
     if recipe.step not in ("generate", "distill") and recipe.keep != Keep():
         yield f"keep: step {recipe.step} samples nothing to keep; remove it"
-    if recipe.step == "generate" and recipe.generate and recipe.generate.endpoint is None and not recipe.model.name:
-        yield "model.name: missing; a Hub id or a path that begins with ./, or give generate.endpoint"
+    for step, sampling in (("generate", recipe.generate), ("preferences", recipe.preferences)):
+        if recipe.step == step and sampling and sampling.endpoint is None and not recipe.model.name:
+            yield f"model.name: missing; a Hub id or a path that begins with ./, or give {step}.endpoint"
     yield from _evaluation_problems(recipe)
-    if recipe.step in ("sft", "grpo", "distill") and "model" in recipe.model_fields_set and not recipe.model.name:
+    trains = recipe.step in TRAINER_CONFIGS and recipe.step != "pretrain"
+    if trains and "model" in recipe.model_fields_set and not recipe.model.name:
         yield "model.name: missing; a Hub id or a path that begins with ./"
     if recipe.model.architecture is not None:
         if recipe.step != "pretrain":
@@ -247,14 +262,12 @@ def _evaluation_problems(recipe: Recipe) -> Iterable[str]:
     strategy, on_start = recipe.trainer.get("eval_strategy", "no"), recipe.trainer.get("eval_on_start", False)
     evaluates = on_start is True or (isinstance(strategy, str) and strategy != "no")
     key = "eval_on_start" if on_start is True else "eval_strategy"
-    if recipe.step != "grpo":
-        if recipe.eval_data:
-            yield f"eval_data: step {recipe.step} does not use it; remove it"
+    if recipe.step not in STEPS_WITH_EVALUATION:
         if evaluates:
-            yield f"trainer.{key}: only step grpo evaluates while it trains; remove it"
+            yield f"trainer.{key}: only steps {', '.join(STEPS_WITH_EVALUATION)} evaluate while they train; remove it"
     elif evaluates and not recipe.eval_data:
         yield f"eval_data: missing; trainer.{key} needs it; entries as those of data, of rows not trained on"
-    elif recipe.eval_data and not evaluates:
+    elif recipe.eval_data and not evaluates and recipe.step != "reward_model":  # which reports on it at the end
         yield "trainer.eval_strategy: missing; eval_data needs it, e.g. eval_strategy: steps and eval_steps: 20"
 
 

@@ -8,7 +8,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-Step = Literal["pretrain", "sft", "grpo", "generate", "distill", "evaluate", "pipeline"]
+Step = Literal[
+    "pretrain",
+    "sft",
+    "preferences",
+    "reward_model",
+    "dpo",
+    "grpo",
+    "generate",
+    "distill",
+    "evaluate",
+    "pipeline",
+]
 STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model, `data.0.path: stage:x` the rows that it made
 
 
@@ -83,6 +94,9 @@ class DataSource(Section):
     """Our column -> theirs. Ours: text; messages; prompt, completion, solution; any column a reward asks for."""
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the source's rows that is used, drawn with the recipe's seed."""
+    part: list[float] | None = None
+    """[from, to], shares of the rows in an order that the recipe's seed decides: [0, 0.9] and [0.9, 1] have no row in
+    common, so that one can be trained on and the other held out."""
     where: dict[str, list[float]] = {}
     """Column -> [lowest, highest], both included: only rows within are used, e.g. `pass_rate: [0.1, 0.9]`."""
     sort_by: str | None = None
@@ -126,15 +140,36 @@ class Reward(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: str
+    label: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
+    """What its metrics and columns are called; default: its name. Two rewards of one name need two labels."""
     weight: float = 1.0
     shuffled: bool = False
     """Control experiment: hand the batch's rewards out in random order, so that nothing can be learned from them."""
-    task: str | None = None
-    """Only rows of this task (`data.N.task`) get a value from this reward; the others get none, which is no failure."""
+    task: str | list[str] | None = None
+    """Only rows of this task (`data.N.task`, or the data's own column), or of one of these, get a value from this
+    reward; the others get none, which is no failure."""
+    first_step: int = Field(default=1, gt=0)
+    """Optimizer step, counted from 1, from which on this reward counts; before it nobody gets a value from it."""
+    last_step: int | None = Field(default=None, gt=0)
+    """The last step in which it counts; null: it counts to the end."""
 
     @property
     def parameters(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+    @property
+    def called(self) -> str:
+        """Its name in metrics and columns: the label, or the function's name."""
+        return self.label or self.name.rpartition(":")[2]
+
+    @property
+    def tasks(self) -> tuple[str, ...] | None:
+        """The tasks that it is for; None if it is for all rows."""
+        return (self.task,) if isinstance(self.task, str) else None if self.task is None else tuple(self.task)
+
+    def is_for(self, task: str | None) -> bool:
+        """True if rows of this task (None: of no task in particular) get a value from it."""
+        return self.tasks is None or task in self.tasks
 
 
 class DynamicSampling(Section):
@@ -214,6 +249,56 @@ class Distill(Generate):
     teacher: str
     """As model.name."""
     teacher_revision: str | None = None
+
+
+class Judge(Section):
+    """The model that judges answers against a rubric in place of people: a model in this process, or a server.
+
+    What is judged, and by which rubric, is for a `judge` reward or for `preferences` to say.
+    """
+
+    name: str | None = None
+    """As model.name: a model that transformers loads here."""
+    revision: str | None = None
+    endpoint: Endpoint | None = None
+    """A server that judges; exactly one of `name` and `endpoint`, or `hardware.judge`, which serves `name`."""
+    judgements: int = Field(default=4, gt=0)
+    """How often each answer is judged; its score is the mean. Four in R1 (Nature, Methods)."""
+    candidates: int = Field(default=1, gt=0)
+    """Answers to one prompt that the judge sees together, in random order, every order with its reverse."""
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_completion_length: int = Field(default=1024, gt=0)
+    """Tokens of a verdict, its thinking included."""
+    batch_size: int = Field(default=64, gt=0)
+    """Verdicts that a model in this process gives at once."""
+    cache: str | None = None
+    """Folder of the verdicts, relative to the recipe; default: the run's own. One that several runs share is paid for
+    once."""
+    usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    usd_per_million_completion_tokens: float | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+    """The run is stopped before its judge has used more tokens than this, of prompts and verdicts together."""
+    max_usd: float | None = Field(default=None, gt=0)
+    """The run is stopped before its judge has cost more than this."""
+
+
+class Preferences(Generate):
+    """How prompts are answered, and which two answers to one prompt become a pair of a better and a worse one."""
+
+    samples: int = Field(default=4, gt=1)
+    """Completions per prompt."""
+    rubric: str
+    """A .yaml file beside the recipe: what the judge looks at."""
+    min_margin: float = Field(default=1.0, ge=0)
+    """A pair is kept if its scores differ by more than this. 1 in R1 (Nature, Methods)."""
+    rejected: Literal["worst", "random"] = "worst"
+    """Beside the best answer of a prompt: the worst, or any that is worse by the margin (Tulu 3, arXiv 2411.15124)."""
+    max_length_ratio: float | None = Field(default=None, gt=1)
+    """Tokens of the longer answer of a pair, over those of the shorter."""
+    balance_lengths: bool = True
+    """Drop pairs until the better answer is the longer one as often as the shorter one."""
+    max_pairs: int | None = Field(default=None, gt=0)
 
 
 class Keep(Section):
@@ -303,6 +388,8 @@ class Hardware(Section):
     """CPU threads of torch; default: the cores of the node shared out. The same number gives the same bits."""
     accelerate: str = "cpu"
     vllm: VllmServer | None = None
+    judge: VllmServer | None = None
+    """vLLM that serves the judge, `judge.name`, beside all others."""
     usd_per_hour: float | None = Field(default=None, ge=0)
     """Price of all nodes together; fills cost_usd in run.json."""
 
@@ -400,6 +487,8 @@ class Recipe(Section):
     grpo: Grpo = Grpo()
     generate: Generate | None = None
     distill: Distill | None = None
+    preferences: Preferences | None = None
+    judge: Judge | None = None
     keep: Keep = Keep()
     evaluate: Evaluate | None = None
     hardware: Hardware = Hardware()

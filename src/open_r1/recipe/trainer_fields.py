@@ -17,10 +17,19 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
-TRAINER_CONFIGS = {"pretrain": "SFTConfig", "sft": "SFTConfig", "distill": "SFTConfig", "grpo": "GRPOConfig"}
+TRAINER_CONFIGS = {
+    "pretrain": "SFTConfig",
+    "sft": "SFTConfig",
+    "distill": "SFTConfig",
+    "dpo": "DPOConfig",
+    "reward_model": "RewardConfig",
+    "grpo": "GRPOConfig",
+}
 CONFIG_FILES = {  # class -> (package, file)
     "SFTConfig": ("trl", "trainer/sft_config.py"),
     "GRPOConfig": ("trl", "trainer/grpo_config.py"),
+    "DPOConfig": ("trl", "trainer/dpo_config.py"),
+    "RewardConfig": ("trl", "trainer/reward_config.py"),
     "_BaseConfig": ("trl", "trainer/base_config.py"),
     "TrainingArguments": ("transformers", "training_args.py"),
 }

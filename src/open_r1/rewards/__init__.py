@@ -10,15 +10,18 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from open_r1.recipe import RecipeError, Reward, Thinking
+from open_r1.recipe import Recipe, RecipeError, Reward, Thinking
 from open_r1.rewards.bound import BoundReward
 from open_r1.rewards.code import binary_code_reward, code_reward
 from open_r1.rewards.competition import cf_code_reward, ioi_code_reward
+from open_r1.rewards.final_answer import final_answer_reward, last_number_reward
 from open_r1.rewards.format import code_format_reward, format_reward, reasoning_steps_reward, tag_count_reward
+from open_r1.rewards.instructions import instructions_reward
 from open_r1.rewards.language import language_consistency_reward
 from open_r1.rewards.length import cosine_reward, length_reward, soft_overlong_punishment_reward
 from open_r1.rewards.math import accuracy_reward
 from open_r1.rewards.repetition import repetition_penalty_reward
+from open_r1.rewards.reward_model import reward_model_reward
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -29,16 +32,21 @@ REWARDS: dict[str, RewardFunction] = {
     "code": code_reward,
     "code_format": code_format_reward,
     "cosine": cosine_reward,
+    "final_answer": final_answer_reward,
     "format": format_reward,
+    "instructions": instructions_reward,
     "ioi_code": ioi_code_reward,
     "language_consistency": language_consistency_reward,
+    "last_number": last_number_reward,
     "length": length_reward,
     "reasoning_steps": reasoning_steps_reward,
     "repetition_penalty": repetition_penalty_reward,
+    "reward_model": reward_model_reward,
     "soft_overlong_punishment": soft_overlong_punishment_reward,
     "tag_count": tag_count_reward,
 }
-JUDGED_ELSEWHERE = ("accuracy", "binary_code", "cf_code", "code", "ioi_code")  # in worker processes, in sandboxes
+# In worker processes, in sandboxes.
+JUDGED_ELSEWHERE = ("accuracy", "binary_code", "cf_code", "code", "final_answer", "ioi_code")
 GIVEN_BY_TRAINER = (
     "prompts",
     "completions",
@@ -70,12 +78,12 @@ def reward_function(reward: Reward) -> RewardFunction:
 def reward_columns(rewards: Sequence[Reward]) -> list[str]:
     """The data columns that the rewards of a recipe read, without the prompt; `task` if one is for one task alone."""
     columns = [column for reward in rewards for column in columns_of_reward(reward)]
-    return list(dict.fromkeys([*columns, *(["task"] if any(reward.task for reward in rewards) else [])]))
+    return list(dict.fromkeys([*columns, *(["task"] if any(reward.tasks for reward in rewards) else [])]))
 
 
 def rewards_for(rewards: Sequence[Reward], task: str | None) -> list[Reward]:
     """The rewards that judge rows of a task (None: of no task in particular)."""
-    return [reward for reward in rewards if reward.task in (None, task)]
+    return [reward for reward in rewards if reward.is_for(task)]
 
 
 def columns_of_reward(reward: Reward) -> list[str]:
@@ -109,6 +117,12 @@ def types_of_parameters(name: str) -> dict[str, Any]:
     return typing.get_type_hints(_named(name))
 
 
+def models_of_rewards(recipe: Recipe) -> list[tuple[int, str]]:
+    """Which rewards of a recipe ask a model that is loaded here, by position, and the model, as model.name."""
+    given = ((index, reward.parameters.get("model")) for index, reward in enumerate(recipe.rewards))
+    return [(index, name) for index, name in given if isinstance(name, str)]
+
+
 def sandboxes_of(rewards: Sequence[Reward]) -> list[str]:
     """The sandboxes that these rewards run programs in, by name, each once."""
     asked = [
@@ -137,12 +151,14 @@ def _bind(reward: Reward, given: dict[str, Any], seed: int) -> BoundReward:
     parameters = {name: value for name, value in given.items() if name in taken}
     parameters |= {} if _is_factory(_named(reward.name)) else reward.parameters
     return BoundReward(
-        reward.name.rpartition(":")[2],
+        reward.called,
         function,
         parameters,
         starts_early=reward.name in JUDGED_ELSEWHERE,
         shuffle_seed=seed if reward.shuffled else None,
-        task=reward.task,
+        tasks=reward.tasks,
+        first_step=reward.first_step,
+        last_step=reward.last_step,
     )
 
 
@@ -179,14 +195,19 @@ __all__ = [
     "code_reward",
     "columns_of_reward",
     "cosine_reward",
+    "final_answer_reward",
     "format_reward",
+    "instructions_reward",
     "ioi_code_reward",
     "language_consistency_reward",
+    "last_number_reward",
     "length_reward",
+    "models_of_rewards",
     "reasoning_steps_reward",
     "repetition_penalty_reward",
     "reward_columns",
     "reward_function",
+    "reward_model_reward",
     "rewards_for",
     "sandboxes_of",
     "settable_parameters",

@@ -52,7 +52,8 @@ class BoundReward:
     the batch then waits for what is left of it. Only a reward that leaves the work to other processes, and judges each
     row by itself, `starts_early`: another would compete with the trainer for the interpreter. With `shuffle_seed` the
     values are handed out in random order, the same for all rewards of a step, and nothing of the function's own is
-    logged. With a `task` only rows are judged whose column `task` has that value.
+    logged. With `tasks` only rows are judged whose column `task` has one of these values; before `first_step` and after
+    `last_step`, counted from 1, none is.
     """
 
     def __init__(
@@ -62,13 +63,15 @@ class BoundReward:
         parameters: dict[str, Any],
         starts_early: bool = False,
         shuffle_seed: int | None = None,
-        task: str | None = None,
+        tasks: Sequence[str] | None = None,
+        first_step: int = 1,
+        last_step: int | None = None,
     ):
         if hasattr(function, "__name__"):
             functools.update_wrapper(self, function)
         self.__name__ = name
         self.starts_early = starts_early
-        self.task = task
+        self._tasks, self._first_step, self._last_step = tasks, first_step, last_step
         self._function, self._parameters, self._shuffle_seed = function, parameters, shuffle_seed
         # What is the recipe's to say is not taken from the data: a column may happen to have a parameter's name.
         self._not_columns = {
@@ -142,9 +145,20 @@ class BoundReward:
 
     def _asked(self, columns: dict[str, Any], num_rows: int) -> list[bool]:
         """For each row whether this reward is for it."""
-        if self.task is None:
-            return [True] * num_rows
-        return [task == self.task for task in columns["task"]]
+        if not self._counts_in(columns.get("trainer_state")):
+            return [False] * num_rows
+        return [self.is_for(task) for task in columns["task"]] if self._tasks is not None else [True] * num_rows
+
+    def is_for(self, task: str | None) -> bool:
+        """True if rows of this task are judged."""
+        return self._tasks is None or task in self._tasks
+
+    def _counts_in(self, state: Any) -> bool:
+        """True in the steps in which this reward counts; where nothing is trained it always does."""
+        if state is None:
+            return True
+        step = state.global_step + 1  # the one that these completions are for
+        return self._first_step <= step and (self._last_step is None or step <= self._last_step)
 
     def _work(self, rows: _Rows) -> _Work:
         """The work on these rows; those of another task get None, and the function is not told of them."""

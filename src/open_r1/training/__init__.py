@@ -9,7 +9,7 @@ guards       what stops a run that cannot succeed, or warns of one that may not
 watchdog     what ends a process that waits for another in vain
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,8 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
 
     Raises Interrupted, and saves a checkpoint instead, if a signal asks for it while there is something left to train.
     """
-    check_eos_ends_generation(recipe, trainer.model, tokenizer)
+    if trainer.model.can_generate():  # a reward model says nothing
+        check_eos_ends_generation(recipe, trainer.model, tokenizer)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(Progress())
@@ -204,18 +205,25 @@ def check_eos_ends_generation(recipe: Recipe, model, tokenizer: PreTrainedTokeni
         )
 
 
-def check_eos_is_trained(recipe: Recipe, trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, num_rows=64) -> None:
+def check_eos_is_trained(recipe: Recipe, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, num_rows=64) -> None:
     """Raises RecipeError unless the EOS token carries loss in the first `num_rows` rows that were not cut off."""
     rows = trainer.train_dataset.select(range(min(num_rows, len(trainer.train_dataset))))
     for index, row in enumerate(rows):
-        ids = row["input_ids"]
+        ids, learned = _learned_tokens(row)
         if trainer.args.max_length is not None and len(ids) >= trainer.args.max_length:
             continue  # truncated: its end is not there to be learned
-        carries_loss = [label != -100 for label in row["labels"]] if "labels" in row else row.get("completion_mask")
-        learned = [i for i, c in zip(ids, carries_loss or [1] * len(ids), strict=True) if c]
         if tokenizer.eos_token_id not in learned:
             raise RecipeError(
                 f"{recipe.source}: model.chat_template: {tokenizer.eos_token!r} is not among the trained tokens of row "
                 f"{index}, so the model would never learn to stop; end the assistant's turn with it in the template, "
                 f"or set trainer.eos_token to the token that does"
             )
+
+
+def _learned_tokens(row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """All tokens of a row, and those that carry loss: of a pair those of the chosen answer."""
+    if "chosen_ids" in row:
+        return [*row["prompt_ids"], *row["chosen_ids"]], row["chosen_ids"]
+    ids = row["input_ids"]
+    carries_loss = [label != -100 for label in row["labels"]] if "labels" in row else row.get("completion_mask")
+    return ids, [token for token, carries in zip(ids, carries_loss or [1] * len(ids), strict=True) if carries]

@@ -1,0 +1,159 @@
+"""The completions of a run: prompts answered and judged shard by shard, each a file that is whole or not there.
+
+Shards are divided among the processes of a run, and blocks of them among its shares, by their numbers alone. A shard's
+file says in its metadata how long sampling it took and what had to be done again, so that the run's counts are the
+shards' sums, whoever made them.
+"""
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from open_r1 import modeling
+from open_r1.curation.rows import write_rows
+from open_r1.generation import Completion, Sampling
+from open_r1.generation.backends import backend_of
+from open_r1.generation.progress import Watch
+from open_r1.generation.shards import FOLDER, Shard, num_journaled, sample_shard, shards_of
+from open_r1.recipe import Generate, Recipe
+from open_r1.shares import share_of, taken_up
+from open_r1.step_process import RunStopped
+from open_r1.whole_files import whole
+
+SAMPLED = b"open_r1.sampled"  # key of a shard's metadata
+Row = Mapping[str, Any]
+Judge = Callable[[Sequence[Row], Sequence[Sequence[Completion]]], list[dict[str, Any]]]
+"""Rows and their completions -> a row for each completion, in order, under the schema of completions/."""
+
+
+def leave_completions(
+    recipe: Recipe,
+    run_dir: Path,
+    processes: PartialState,
+    prompts: Dataset,
+    schema: pyarrow.Schema,
+    judge_after: Callable[[PreTrainedTokenizerBase | None], Judge],
+) -> list[Path] | None:
+    """Leaves completions/ in `run_dir`, and gives its files, in order; None in the directory of a share.
+
+    `judge_after` makes who judges, knowing the tokenizer of who answers; it is asked where something is left to do.
+    What an earlier attempt, or a share that was taken up, has finished is not done again. Returns in every process when
+    all are done. Raises RunStopped if a server fails.
+    """
+    shards = shards_of(len(prompts), section_of(recipe).prompts_per_shard)
+    if share := share_of(run_dir):
+        shards = list(share.of(shards))
+    elif processes.is_main_process:
+        _copy_shards(run_dir)
+    processes.wait_for_everyone()
+    mine = shards[processes.process_index :: processes.num_processes]
+    _sample_missing(recipe, prompts, mine, run_dir, schema, judge_after)
+    processes.wait_for_everyone()
+    return [shard.file(run_dir) for shard in shards] if share is None else None
+
+
+def section_of(recipe: Recipe) -> Generate:
+    """How the recipe's prompts are answered."""
+    return recipe.distill or recipe.generate or recipe.preferences
+
+
+def model_of(recipe: Recipe) -> tuple[str | None, str | None]:
+    """Name and revision of the model that answers."""
+    if recipe.distill:
+        return recipe.distill.teacher, recipe.distill.teacher_revision
+    return recipe.model.name, recipe.model.revision
+
+
+def _sample_missing(recipe, prompts, shards: list[Shard], run_dir, schema, judge_after) -> None:
+    """Writes each shard that is not there yet, judged."""
+    missing = [shard for shard in shards if not shard.file(run_dir).exists()]
+    if not missing:
+        return
+    section, (name, revision) = section_of(recipe), model_of(recipe)
+    tokenizer = modeling.load_tokenizer(recipe, name, revision) if name else None
+    device = "cpu" if recipe.hardware.gpus_per_node == 0 else PartialState().device
+    backend = backend_of(recipe, name, revision, tokenizer, device)
+    judge = judge_after(tokenizer)
+    sampling = Sampling(
+        temperature=section.temperature,
+        top_p=section.top_p,
+        max_new_tokens=section.max_completion_length,
+        num_samples=section.samples,
+        batch_size=section.batch_size,
+        seed=recipe.seed,
+    )
+    watch = Watch(
+        section.samples * sum(shard.stop - shard.start for shard in missing),
+        "sampling",
+        done=sum(num_journaled(shard, run_dir) for shard in missing),
+        shown=PartialState().is_local_main_process,
+    )
+    for shard in missing:
+        rows = [{**prompts[index], "id": str(index)} for index in range(shard.start, shard.stop)]
+        before, tokens_before, started = Counter(backend.counts()), watch.num_tokens, time.monotonic()
+        completions_PG = sample_shard(shard, [row["prompt"] for row in rows], backend, sampling, run_dir, watch)
+        sampled = {
+            "seconds": time.monotonic() - started,
+            "tokens": watch.num_tokens - tokens_before,
+            "counts": Counter(backend.counts()) - before,
+        }
+        judged = judge(rows, completions_PG)
+        write_rows(judged, schema.with_metadata({SAMPLED: json.dumps(sampled)}), shard.file(run_dir))
+        shard.journal(run_dir).unlink(missing_ok=True)
+    watch.close()
+
+
+def check_refused(recipe: Recipe, num_refused: int, num_sampled: int) -> None:
+    """Raises RunStopped if a server refused more than the recipe allows, in a run too short to be stopped before."""
+    endpoint = section_of(recipe).endpoint
+    if endpoint is not None and num_refused > endpoint.max_refused_share * num_sampled:
+        raise RunStopped(
+            f"{num_refused} of {num_sampled} completions were refused by {endpoint.base_url} "
+            f"({recipe.step}.endpoint.max_refused_share: {endpoint.max_refused_share:g}); the column `refused` of "
+            f"completions/ says why; delete its files when that is mended, and start again"
+        )
+
+
+def check_judged(recipe: Recipe, num_unjudged: int, num_judged: int) -> None:
+    """Raises RunStopped if the judge gave no verdict on too many completions: they are not those that were wrong."""
+    limit = recipe.guards.max_judge_failed_share
+    if limit is not None and num_unjudged > limit * num_judged:
+        raise RunStopped(
+            f"{num_unjudged} of {num_judged} completions got no verdict (guards.max_judge_failed_share: {limit:g}); "
+            f"see that the judge works, e.g. its sandbox or its server, and start again; nothing is sampled twice"
+        )
+
+
+def _copy_shards(run_dir: Path) -> None:
+    """Brings the shards over that shares have finished. Copies, no links: each directory may be deleted by itself."""
+    for directory in taken_up(run_dir).values():
+        for file in sorted((directory / FOLDER).glob("part-*.parquet")):
+            here = run_dir / FOLDER / file.name
+            if not here.exists():
+                with whole(here) as unfinished:
+                    shutil.copyfile(file, unfinished)
+
+
+def sampling_counts(files: Sequence[Path]) -> dict[str, Any]:
+    """Seconds and speed of sampling, of each process, and what had to be done again, summed over the shards."""
+    total: Counter[str] = Counter()
+    seconds, tokens = 0.0, 0
+    for file in files:
+        sampled = json.loads(pyarrow.parquet.read_schema(file).metadata[SAMPLED])
+        seconds, tokens = seconds + sampled["seconds"], tokens + sampled["tokens"]
+        total.update(sampled["counts"])
+    return {
+        "sampling_seconds": round(seconds, 3),
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "counts": dict(total),
+    }

@@ -1,0 +1,46 @@
+"""Direct preference optimization: the policy learns from pairs of a better and a worse answer, without a reward model.
+
+Rafailov et al., arXiv 2305.18290, equation 7: the loss is -log sigmoid of beta times the difference of two log-ratios
+of the policy to the one that it began as, the chosen answer's and the rejected one's. Tulu 3 (arXiv 2411.15124, section
+5) divides each by its answer's length: `trainer.loss_type: [sigmoid_norm]`.
+"""
+
+from pathlib import Path
+
+import trl
+
+from open_r1 import data, modeling, training
+from open_r1.recipe import Recipe
+from open_r1.step_process import run_step
+from open_r1.training.checkpoints import WholeCheckpoints
+
+
+class DPOTrainer(WholeCheckpoints, trl.DPOTrainer):
+    """trl.DPOTrainer with checkpoints that are whole or not there."""
+
+
+def dpo(recipe: Recipe, run_dir: Path) -> None:
+    """Trains the recipe's policy on its pairs and leaves it in `run_dir/model`."""
+    training.begin(recipe)
+    tokenizer = modeling.load_tokenizer(recipe)
+    pairs = data.load_data(recipe)
+    held_out = data.load_data(recipe, section="eval_data") if recipe.eval_data else None
+    arguments = trl.DPOConfig(**training.trainer_arguments(recipe, run_dir))
+    # Without adapters to switch off, and without its log-probabilities on disk, the policy of the beginning stays. TRL
+    # would load it anew by its name, and not at model.revision.
+    keeps_reference = recipe.model.lora is None and not arguments.precompute_ref_log_probs
+    trainer = DPOTrainer(
+        model=modeling.load_model(recipe),
+        ref_model=modeling.load_model(recipe) if keeps_reference else None,
+        args=arguments,
+        train_dataset=pairs,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=modeling.lora_config(recipe.model),
+    )
+    training.check_eos_is_trained(recipe, trainer, tokenizer)
+    training.train(trainer, recipe, run_dir, tokenizer)
+
+
+if __name__ == "__main__":
+    run_step(dpo)

@@ -1,0 +1,310 @@
+"""Answers -> scores: by a model, against a rubric, each judged several times and in changing company."""
+
+import contextlib
+import dataclasses
+import os
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from open_r1 import vllm_server
+from open_r1.feedback.asking import request, schema_of
+from open_r1.feedback.cache import VerdictCache, key_of
+from open_r1.feedback.orders import Unit, units_of
+from open_r1.feedback.reading import read_verdict
+from open_r1.feedback.rubric import Rubric
+from open_r1.feedback.spending import Spending
+from open_r1.generation import Backend, Completion, Conversation, Sampling
+from open_r1.generation.backends import REQUESTS_PER_COPY, SECONDS_OF_REQUEST
+from open_r1.generation.endpoint import EndpointBackend
+from open_r1.recipe import Endpoint, Judge, Recipe, RecipeError, Thinking, is_path
+from open_r1.recipe.trainer_fields import trainer_value
+from open_r1.run_record import weights_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+FOLDER = "verdicts"  # of a run, if judge.cache names none
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One verdict that is wanted: what is sent for it, and the answers that it is about, in the order shown."""
+
+    key: str
+    messages: list[dict[str, str]]
+    schema: dict[str, Any]
+    shown: tuple[str, ...]
+
+
+class ModelJudge:
+    """Scores answers with a model that `backend` samples from; what it said before is in `cache`.
+
+    `who` tells this model from others, in the keys of the cache. `file` is the recipe, for errors. `spending` is the
+    backend's meter, here for the report alone. One for a process: two would write over what the other has spent.
+    """
+
+    def __init__(
+        self,
+        section: Judge,
+        backend: Backend,
+        who: Mapping[str, Any],
+        cache: VerdictCache,
+        spending: Spending,
+        seed: int = 0,
+        file: str = "recipe.yaml",
+    ):
+        self._section, self._backend, self._who, self._cache = section, backend, dict(who), cache
+        self._spending, self._file = spending, file
+        self._sampling = Sampling(
+            temperature=section.temperature,
+            top_p=section.top_p,
+            max_new_tokens=section.max_completion_length,
+            num_samples=1,
+            batch_size=section.batch_size,
+            seed=seed,
+        )
+        self._counts = Counter(verdicts=0, cached=0, unreadable=0, refused=0)
+        self._first_less_last = _Mean()
+        self._spread = _Mean()
+
+    def scores(
+        self,
+        rubric: Rubric,
+        prompts: Sequence[Conversation],
+        groups: Sequence[Sequence[str]],
+        thinking: Thinking = Thinking(),
+    ) -> list[list[float | None]]:
+        """For each of P prompts the scores of its completions, on the rubric's scale; None for one without a verdict.
+
+        A score is the mean over all judgements of the answer that can be read. Equal answers to a prompt are judged
+        once. Where the rubric shows answers alone, a completion whose thinking never ends is not judged: its score is
+        the lowest. `thinking` is how the completions mark their thinking.
+
+        All verdicts that the cache does not have are asked for together, and are in it as soon as they have come.
+        Raises RunStopped if the server fails, or if more would be spent than the recipe allows; RecipeError if the
+        judge's chat template or the rubric's own does not take what is asked.
+        """
+        seen_PG = [[rubric.seen(text, thinking) for text in group] for group in groups]
+        asked_P = [
+            [self._asked(rubric, prompt, unit) for unit in self._units(prompt, seen_G)]
+            for prompt, seen_G in zip(prompts, seen_PG, strict=True)
+        ]
+        verdicts = self._verdicts(rubric, [asked for units in asked_P for unit in units for asked in unit])
+        scores_PG = []
+        for units, seen_G in zip(asked_P, seen_PG, strict=True):
+            score_of = self._score_of(rubric, units, verdicts) | {None: float(rubric.lowest)}
+            scores_PG.append([score_of.get(seen) for seen in seen_G])
+        return scores_PG
+
+    def report(self) -> dict[str, Any]:
+        """What was judged since this was made, how well, and what the run has spent on it.
+
+        verdicts       asked for, of them `cached`; `unreadable` and `refused` (by the server) ones gave no score
+        position_bias  mean score of the answers shown first less that of those shown last; None if all were alone
+        spread         mean standard deviation of an answer's score between its judgements; None if none has two
+        requests, prompt_tokens, completion_tokens, usd   of this process in all attempts of the run
+        """
+        return {
+            **self._counts,
+            "position_bias": self._first_less_last.value,
+            "spread": self._spread.value,
+            **self._spending.report(),
+        }
+
+    def _units(self, prompt: Conversation, seen_G: Sequence[str | None]) -> list[Unit]:
+        answers = list(dict.fromkeys(seen for seen in seen_G if seen is not None))
+        return units_of(prompt, answers, self._section.judgements, self._section.candidates)
+
+    def _asked(self, rubric: Rubric, prompt: Conversation, unit: Unit) -> list[Asked]:
+        asked = []
+        for number, shown in unit:
+            messages, schema = request(rubric, prompt, shown), schema_of(rubric, len(shown))
+            key = key_of(self._who, messages, schema, self._sampling, number)
+            asked.append(Asked(key, messages, schema, shown))
+        return asked
+
+    def _verdicts(self, rubric: Rubric, wanted: Sequence[Asked]) -> dict[str, list[dict[str, int]] | None]:
+        """Key -> the verdict, None if it cannot be read or was refused."""
+        asked = list({each.key: each for each in wanted}.values())
+        found = {each.key: verdict for each in asked if (verdict := self._cache.get(each.key)) is not None}
+        self._counts.update(verdicts=len(asked), cached=len(found))
+        found |= self._sampled(asked, found)
+        verdicts = {each.key: _read(found[each.key], rubric, len(each.shown)) for each in asked}
+        refused = sum(verdict.refused is not None for verdict in found.values())
+        self._counts.update(refused=refused, unreadable=list(verdicts.values()).count(None) - refused)
+        return verdicts
+
+    def _sampled(self, asked: Sequence[Asked], found: Mapping[str, Completion]) -> dict[str, Completion]:
+        """What the model says to all that was not found; each is in the cache as soon as it is there.
+
+        The backend is told of all that is asked, so that a verdict has the seed of its place in this call, whatever an
+        earlier attempt has left in the cache.
+        """
+        wanted = {(index, 0) for index, each in enumerate(asked) if each.key not in found}
+        if not wanted:
+            return {}
+        sampling = dataclasses.replace(self._sampling, schemas=[each.schema for each in asked])
+        sampled = {}
+        try:
+            completions = self._backend.sample([each.messages for each in asked], sampling, wanted)
+            with contextlib.closing(completions):
+                for (index, _), verdict in completions:
+                    sampled[asked[index].key] = verdict
+                    if verdict.refused is None:
+                        self._cache.add(asked[index].key, verdict)
+        except jinja2.TemplateError as error:
+            raise RecipeError(
+                f"{self._file}: judge.name: its chat template does not take what is asked ({error}); where it knows no "
+                f"system message, give the rubric a template of its own"
+            ) from None
+        return sampled
+
+    def _score_of(
+        self, rubric: Rubric, units: Sequence[Sequence[Asked]], verdicts: Mapping[str, list[dict[str, int]] | None]
+    ) -> dict[str | None, float]:
+        """Answer -> its mean score, of those that have one."""
+        scores_of: dict[str, list[float]] = defaultdict(list)
+        for unit in units:
+            if any(verdicts[asked.key] is None for asked in unit):
+                continue
+            for asked in unit:
+                scores = [rubric.score(of_answer) for of_answer in verdicts[asked.key]]
+                for answer, score in zip(asked.shown, scores, strict=True):
+                    scores_of[answer].append(score)
+                if len(scores) > 1:
+                    self._first_less_last.add(scores[0] - scores[-1])
+        for scores in scores_of.values():
+            if len(scores) > 1:
+                self._spread.add(statistics.stdev(scores))
+        return {answer: statistics.fmean(scores) for answer, scores in scores_of.items()}
+
+
+def _read(verdict: Completion, rubric: Rubric, num_answers: int) -> list[dict[str, int]] | None:
+    if verdict.refused is not None or verdict.truncated:
+        return None
+    return read_verdict(verdict.text, rubric, num_answers)
+
+
+class _Mean:
+    """The mean of what was added; None of nothing."""
+
+    def __init__(self):
+        self._sum, self._number = 0.0, 0
+
+    def add(self, value: float) -> None:
+        self._sum, self._number = self._sum + value, self._number + 1
+
+    @property
+    def value(self) -> float | None:
+        return self._sum / self._number if self._number else None
+
+
+def judge_of(
+    recipe: Recipe,
+    run_dir: Path,
+    process_index: int = 0,
+    num_processes: int = 1,
+    device: "torch.device | str" = "cpu",
+) -> ModelJudge:
+    """The judge of the recipe's section `judge`: its endpoint, vLLM that was started for it, or a model loaded here.
+
+    Its verdicts are in `judge.cache` or in `run_dir/verdicts`, what it spends in `run_dir/judging-<process>.json`.
+    Raises RecipeError if the judge cannot be had.
+    """
+    section, file = recipe.judge, str(recipe.source)
+    spending = Spending.load(section, file, run_dir, process_index, num_processes)
+    cache = VerdictCache(recipe.path(section.cache) if section.cache else run_dir / FOLDER)
+    if (endpoint := endpoint_of_judge(recipe, num_processes)) is not None:
+        key = "judge.endpoint" if section.endpoint is not None else "hardware.judge"
+        backend: Backend = EndpointBackend(endpoint, file, key, meter=spending)
+    else:
+        backend = _backend_here(recipe, spending, device)
+    return ModelJudge(section, backend, who_judges(recipe), cache, spending, recipe.seed, file)
+
+
+def endpoint_of_judge(recipe: Recipe, num_processes: int = 1) -> Endpoint | None:
+    """Where verdicts are asked for: the judge's endpoint, or the vLLM started for it; None if in this process."""
+    section, server = recipe.judge, recipe.hardware.judge
+    if section.endpoint is not None or server is None or not (url := os.environ.get(vllm_server.JUDGE_URL)):
+        return section.endpoint
+    return Endpoint(
+        base_url=f"{url}/v1",
+        model=recipe.model_path(section.name),
+        max_concurrent_requests=max(1, REQUESTS_PER_COPY * server.data_parallel_size // num_processes),
+        timeout_seconds=SECONDS_OF_REQUEST,
+    )
+
+
+def who_judges(recipe: Recipe) -> dict[str, Any]:
+    """What tells the judge from others: its weights, wherever they lie, or its name and revision, or a server's name.
+
+    A server's address is none of it; what else is sent with each request is, for it changes what the model says.
+    """
+    section = recipe.judge
+    if section.endpoint is not None:
+        return {"model": section.endpoint.model, "extra_body": section.endpoint.extra_body}
+    if is_path(section.name):
+        with contextlib.suppress(FileNotFoundError):  # weights in another format
+            return {"weights_sha256": weights_sha256(recipe.model_path(section.name))}
+    return {"name": recipe.model_path(section.name), "revision": section.revision}
+
+
+def _backend_here(recipe: Recipe, spending: Spending, device: "torch.device | str") -> Backend:
+    from open_r1.generation.transformers_backend import TransformersBackend
+    from open_r1.modeling import load_model, load_tokenizer
+
+    name, revision = recipe.judge.name, recipe.judge.revision
+    tokenizer = load_tokenizer(recipe, name, revision, own_template=True)
+    if not tokenizer.chat_template:
+        raise RecipeError(f"{recipe.source}: judge.name: {name!r} has no chat template; a judge is asked by messages")
+    return TransformersBackend(load_model(recipe, name, revision).to(device), tokenizer, spending)
+
+
+def judge_problems(recipe: Recipe) -> Iterator[str]:
+    """Yields a line `key: what is wrong; mend` for each mistake in `judge`, and what belongs to it."""
+    section, served = recipe.judge, recipe.hardware.judge is not None
+    if section is None:
+        if served:
+            yield "judge: missing; hardware.judge serves judge.name"
+        return
+    if section.name is None and section.endpoint is None:
+        mend = "what hardware.judge serves" if served else "or give judge.endpoint"
+        yield f"judge.name: missing; a Hub id or a path that begins with ./, {mend}"
+    elif section.name is not None and section.endpoint is not None:
+        yield "judge.endpoint: cannot go together with judge.name; remove one"
+    if served and section.endpoint is not None:
+        yield "hardware.judge: serves judge.name, but judge.endpoint is another server; remove one"
+    if section.temperature == 0 and section.candidates == 1 and section.judgements > 1:
+        yield (
+            f"judge.judgements: {section.judgements} verdicts at temperature 0 are equal; write judgements: 1, or give "
+            f"judge.temperature"
+        )
+    if section.candidates > 1 and section.judgements % 2:
+        yield (
+            f"judge.judgements: {section.judgements} leaves an order of candidates without its reverse; write "
+            f"{section.judgements + 1}"
+        )
+    key, samples = _samples(recipe)
+    if isinstance(samples, int) and section.candidates > max(1, samples):
+        yield (
+            f"judge.candidates: {section.candidates} are more than the {samples} answers to a prompt; lower it, or "
+            f"raise {key}"
+        )
+    for name in ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"):
+        if section.max_usd is not None and getattr(section, name) is None:
+            yield f"judge.{name}: missing; judge.max_usd is counted by it"
+
+
+def _samples(recipe: Recipe) -> tuple[str, Any]:
+    """The key that says how many answers to one prompt the recipe's step makes, and how many; None if it makes none."""
+    if recipe.step == "grpo":
+        return "trainer.num_generations", trainer_value("grpo", recipe.trainer, "num_generations")
+    for key in ("preferences", "generate", "distill"):
+        if (section := getattr(recipe, key)) is not None:
+            return f"{key}.samples", section.samples
+    return "samples", None

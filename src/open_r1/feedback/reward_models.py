@@ -1,0 +1,72 @@
+"""A reward model at work: conversations -> rewards, on the accelerator of the process that asks, or on its CPU."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from open_r1.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Conversation = Sequence[dict[str, str]]
+
+
+class RewardModel:
+    """A model with one output for a whole conversation, rendered by its own chat template."""
+
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"):
+        self.model, self.tokenizer = model.eval(), tokenizer
+
+    def rewards(
+        self, conversations: Sequence[Conversation], batch_size: int, max_tokens: int | None = None
+    ) -> list[float | None]:
+        """A reward for each conversation, in order; None for one of more than `max_tokens` tokens.
+
+        Conversations of like length are computed together, `batch_size` at a time.
+        """
+        import torch
+
+        rendered = [
+            self.tokenizer.apply_chat_template(list(conversation), tokenize=True, return_dict=True)["input_ids"]
+            for conversation in conversations
+        ]
+        rewards: list[float | None] = [None] * len(rendered)
+        fits = [row for row, ids in enumerate(rendered) if max_tokens is None or len(ids) <= max_tokens]
+        fits.sort(key=lambda row: len(rendered[row]))
+        for start in range(0, len(fits), batch_size):
+            rows = fits[start : start + batch_size]
+            batch = self.tokenizer.pad(
+                {"input_ids": [rendered[row] for row in rows]}, padding=True, padding_side="right", return_tensors="pt"
+            ).to(self.model.device)
+            with torch.inference_mode():
+                values = self.model(
+                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+                ).logits.squeeze(-1)
+            for row, value in zip(rows, values.float().tolist(), strict=True):
+                rewards[row] = value
+        return rewards
+
+
+@functools.cache
+def reward_model_here(path: str, revision: str | None, dtype: str) -> RewardModel:
+    """The reward model of a folder or a Hub id, loaded once in a process, on the accelerator that this one works on.
+
+    Raises RecipeError if there is none, or if its tokenizer has no chat template to render a conversation with.
+    """
+    import torch
+    from accelerate import PartialState
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RecipeError(f"rewards: reward model {Path(path).name!r} cannot be loaded ({reason})") from error
+    if model.config.num_labels != 1 or not type(model).__name__.endswith("ForSequenceClassification"):
+        raise RecipeError(f"rewards: {path} has {model.config.num_labels} outputs; a reward model has one")
+    if not tokenizer.chat_template:
+        raise RecipeError(f"rewards: the tokenizer of {path} has no chat template; save one with it")
+    return RewardModel(model.to(PartialState().device), tokenizer)

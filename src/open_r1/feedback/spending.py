@@ -1,0 +1,177 @@
+"""What a judge has used, of tokens and of money, and the end of a run that would use too much."""
+
+import asyncio
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from open_r1.generation import Tokens
+from open_r1.recipe import Judge
+from open_r1.step_process import RunStopped
+from open_r1.whole_files import whole
+
+TOKENS_PER_PRICE = 1_000_000
+NOTHING = Tokens(0, 0)
+
+
+@dataclass(frozen=True)
+class Cap:
+    """A key of the judge's section, the most that it allows, and what a token is of that."""
+
+    key: str
+    most: float
+    per_prompt_token: float
+    per_completion_token: float
+    unit: str
+
+    def of(self, tokens: Tokens) -> float:
+        """How much of the cap the tokens are."""
+        return tokens.prompt * self.per_prompt_token + tokens.completion * self.per_completion_token
+
+    def in_words(self, amount: float) -> str:
+        return f"{amount:,.10g} {self.unit}"
+
+
+class Spending:
+    """Counts what a judge uses; a `Meter` that never lets `judge.max_tokens` or `judge.max_usd` be passed.
+
+    Before a request the most that it can take is set aside. What has been spent by all processes when this one begins
+    is off the caps, and each of `num_processes` may spend an equal part of the rest. Requests that gave no answer, as
+    those that a kill cuts off, count as nothing: nobody says what they took.
+
+    `file` is the recipe, for errors. With a `folder`, what this process has spent is in a file there after each answer.
+    """
+
+    def __init__(
+        self,
+        section: Judge,
+        file: str = "recipe.yaml",
+        folder: Path | None = None,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        prices = (section.usd_per_million_prompt_tokens, section.usd_per_million_completion_tokens)
+        self._has_price = any(price is not None for price in prices)
+        self._usd = Cap(
+            "max_usd", section.max_usd or 0.0, *((price or 0.0) / TOKENS_PER_PRICE for price in prices), "USD"
+        )
+        self._caps = [Cap("max_tokens", section.max_tokens, 1, 1, "tokens")] if section.max_tokens is not None else []
+        self._caps += [self._usd] if section.max_usd is not None else []
+        self._file, self._num_processes = file, num_processes
+        self._own_file = None if folder is None else folder / f"judging-{process_index}.json"
+        self.spent, self.num_requests = NOTHING, 0  # by this process, in all attempts of the run
+        self._spent_before, self._all_spent_before = NOTHING, NOTHING
+        self._reserved, self._num_in_flight = NOTHING, 0
+        self._stopped: RunStopped | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls, section: Judge, file: str, folder: Path, process_index: int = 0, num_processes: int = 1
+    ) -> "Spending":
+        """Spending that goes on from what the processes of earlier attempts have left in the folder."""
+        spending = cls(section, file, folder, process_index, num_processes)
+        for earlier in sorted(folder.glob("judging-*.json")):
+            entry = json.loads(earlier.read_text(encoding="utf-8"))
+            tokens = Tokens(entry["prompt_tokens"], entry["completion_tokens"])
+            spending._all_spent_before = _sum(spending._all_spent_before, tokens)
+            if earlier == spending._own_file:
+                spending.spent, spending.num_requests = tokens, entry["requests"]
+                spending._spent_before = tokens
+        return spending
+
+    def save(self) -> None:
+        """Writes down what this process has spent, if it has a file."""
+        if self._own_file is not None:
+            with whole(self._own_file) as unfinished:
+                unfinished.write_text(json.dumps(self._counts()) + "\n", encoding="utf-8")
+
+    def report(self) -> dict[str, Any]:
+        """Requests, tokens and usd of this process in all attempts of the run; usd is None without a price."""
+        return {**self._counts(), "usd": self._usd.of(self.spent) if self._has_price else None}
+
+    async def reserve(self, bound: Tokens) -> None:
+        """Sets the most that a request can take aside, when what is in flight has left room for it.
+
+        Raises RunStopped if nothing is in flight and there is none.
+        """
+        while True:
+            with self._lock:
+                if self._took(bound):
+                    return
+                waiting = asyncio.get_running_loop().create_future()
+                self._waiting.append(waiting)
+            try:
+                await waiting
+            finally:
+                with self._lock:
+                    if waiting in self._waiting:
+                        self._waiting.remove(waiting)
+
+    def take(self, bound: Tokens) -> None:
+        """The same at once. Raises RunStopped if there is no room."""
+        with self._lock:
+            if not self._took(bound):
+                raise self._stop(bound)
+
+    def settle(self, bound: Tokens, prompt_tokens: int | None, completion_tokens: int, num_requests: int = 1) -> None:
+        """Puts what was taken in the place of what was set aside; a prompt of unknown length counts as its bound."""
+        taken = Tokens(bound.prompt if prompt_tokens is None else prompt_tokens, completion_tokens)
+        with self._lock:
+            self._reserved = Tokens(*(all_ - one for all_, one in zip(self._reserved, bound, strict=True)))
+            self._num_in_flight -= 1
+            self.spent = _sum(self.spent, taken)
+            self.num_requests += num_requests
+            if num_requests:
+                self.save()
+            for waiting in self._waiting:
+                waiting.get_loop().call_soon_threadsafe(_wake, waiting)
+            self._waiting.clear()
+
+    def _took(self, bound: Tokens) -> bool:
+        """True if the bound was set aside, False if it may be later. Raises RunStopped if it never will."""
+        if self._stopped:
+            raise self._stopped
+        if self._passed_by(bound) is None:
+            self._reserved = _sum(self._reserved, bound)
+            self._num_in_flight += 1
+            return True
+        if not self._num_in_flight:
+            raise self._stop(bound)
+        return False
+
+    def _passed_by(self, bound: Tokens) -> Cap | None:
+        """The first cap that would be passed if all in flight and this took the most; None if none would be."""
+        at_most = _sum(_sum(self.spent, self._reserved), bound)
+        return next((cap for cap in self._caps if cap.of(at_most) > self._allowed(cap)), None)
+
+    def _stop(self, bound: Tokens) -> RunStopped:
+        """What ends the run; from here on nobody gets anything, or a smaller request would be begun and lost."""
+        cap = self._passed_by(bound)
+        spent, allowed, most = (cap.in_words(it) for it in (cap.of(self.spent), self._allowed(cap), cap.of(bound)))
+        part = f" (this process' part of {cap.in_words(cap.most)})" if self._num_processes > 1 else ""
+        self._stopped = RunStopped(
+            f"{self._file}: judge.{cap.key}: {spent} are spent of {allowed}{part}, and one more request may take "
+            f"{most}; raise it and start again: no verdict is paid for twice"
+        )
+        return self._stopped
+
+    def _allowed(self, cap: Cap) -> float:
+        """What this process may spend of a cap in all, its earlier attempts included."""
+        return cap.of(self._spent_before) + (cap.most - cap.of(self._all_spent_before)) / self._num_processes
+
+    def _counts(self) -> dict[str, int]:
+        prompt, completion = self.spent
+        return {"requests": self.num_requests, "prompt_tokens": prompt, "completion_tokens": completion}
+
+
+def _sum(one: Tokens, other: Tokens) -> Tokens:
+    return Tokens(one.prompt + other.prompt, one.completion + other.completion)
+
+
+def _wake(waiting: asyncio.Future) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
