@@ -16,8 +16,19 @@ from open_r1.feedback.cache import VerdictCache, key_of
 from open_r1.feedback.orders import units_of
 from open_r1.feedback.spending import Spending
 from open_r1.generation import Completion, Sampling, Tokens
-from open_r1.generation.endpoint import most_tokens
-from open_r1.recipe import Endpoint, Generate, Hardware, Judge, Model, Preferences, Recipe, RecipeError, VllmServer
+from open_r1.generation.endpoint import most_tokens, read_answer
+from open_r1.recipe import (
+    Endpoint,
+    Generate,
+    Hardware,
+    Judge,
+    Model,
+    Preferences,
+    Recipe,
+    RecipeError,
+    Thinking,
+    VllmServer,
+)
 from open_r1.step_process import RunStopped
 
 pytest.importorskip("openai")
@@ -408,6 +419,30 @@ def test_what_is_taken_counts_and_not_what_was_set_aside(judge_section):
     assert (spending.spent, spending.report()["requests"]) == (Tokens(45, 45), 9)
 
 
+@pytest.mark.parametrize(
+    ("usage", "prompt_tokens"),
+    [({"prompt_tokens": 5}, 5), ({}, None), ({"prompt_tokens": None}, None), ({"prompt_tokens": "5"}, None)],
+    ids=str,
+)
+def test_an_answer_tells_the_tokens_of_its_prompt_if_the_server_does(usage, prompt_tokens):
+    choice = {"message": {"content": "4"}, "finish_reason": "stop"}
+    body = json.dumps({"choices": [choice], "usage": {"completion_tokens": 1, **usage}})
+    assert read_answer(body.encode(), Thinking()).num_prompt_tokens == prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        ({"messages": [{"content": "é"}], "max_tokens": 9}, Tokens(33, 9)),
+        ({"messages": [], "max_tokens": 9, "max_completion_tokens": 20}, Tokens(16, 20)),
+        ({"messages": [], "response_format": {"a": 1}}, Tokens(45, 7)),
+    ],
+    ids=["bytes", "the higher limit", "schema, and a limit that extra_body leaves out"],
+)
+def test_a_request_takes_no_more_tokens_than_bytes_and_its_limit(body, most):
+    assert most_tokens({"model": "m", **body}, 7) == most
+
+
 def test_a_prompt_of_unknown_length_counts_as_its_bound(judge_section):
     spending = Spending(judge_section)
     spending.take(Tokens(400, 500))
@@ -461,16 +496,18 @@ def test_what_earlier_attempts_spent_is_off_the_cap_whoever_goes_on(num_processe
         spending.take(Tokens(0, spent))
         spending.settle(Tokens(0, spent), 0, spent)
     left = 600
-    for index in range(num_processes):
-        spending = Spending.load(judge_section, "r.yaml", tmp_path, index, num_processes)
+    processes = [
+        Spending.load(judge_section, "r.yaml", tmp_path, index, num_processes) for index in range(num_processes)
+    ]
+    for spending in processes:
         with pytest.raises(RunStopped):
             while True:
                 spending.take(Tokens(0, 1))
                 spending.settle(Tokens(0, 1), 0, 1)
                 left -= 1
-    assert 0 <= left < 600
+    assert left == 0
     spent = sum(json.loads(file.read_text())["completion_tokens"] for file in tmp_path.glob("judging-*.json"))
-    assert spent == 1000 - left
+    assert spent == 1000
 
 
 # --- who judges

@@ -17,6 +17,7 @@ from open_r1.benchmarks.copies import copy_problems
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.curation.readability import keep_problems
 from open_r1.data import columns_of, mixture_problems
+from open_r1.feedback import judge_problems, load_rubric
 from open_r1.gates import gate_problems
 from open_r1.incompatible import incompatible_settings, missing_packages
 from open_r1.places import ACCELERATE_CONFIGS, HUB, RECIPES, RUNS
@@ -34,8 +35,10 @@ from open_r1.recipe import (
 from open_r1.recipe.trainer_fields import trainer_value
 from open_r1.rewards import (
     REWARDS,
+    asks_judge,
     build_rewards,
     columns_of_reward,
+    missing_parameters,
     models_of_rewards,
     settable_parameters,
     types_of_parameters,
@@ -62,6 +65,7 @@ def check_recipe(recipe: Recipe, earlier_stages: Mapping[str, str] | None = None
         *_model_problems(recipe, earlier_stages or {}, before_run),
         *_data_problems(recipe, earlier_stages or {}, before_run),
         *_reward_problems(recipe),
+        *_judge_problems(recipe),
         *_benchmark_problems(recipe),
         *_batch_problems(recipe),
         *_hardware_problems(recipe),
@@ -225,7 +229,10 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
                 if name in types and (line := value_problem(f"{key}.{name}", value, types[name]))
             ]
             yield from wrong
-            if unknown or wrong:
+            missing = missing_parameters(reward)
+            for name in missing:
+                yield f"{key}.{name}: missing; reward {reward.name} needs it"
+            if unknown or wrong or missing:
                 continue
             columns = columns_of_reward(reward)
             yield from _column_problems(recipe, key, reward, columns)
@@ -245,6 +252,8 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
 def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> None:
     """Raises RecipeError if one of our rewards refuses its parameters, which it does before it looks at anything."""
     anywhere = reward.model_copy(update={"task": None})
+    if rubric := anywhere.parameters.get("rubric"):  # as the step will read it
+        anywhere = anywhere.model_copy(update={"rubric": str(recipe.path(rubric))})
     (function,) = build_rewards([anywhere], recipe.thinking, recipe.seed, max_completion_tokens_of(recipe))
     empty: list = []
     function(empty, prompts=empty, completion_ids=empty, **dict.fromkeys(columns, empty))
@@ -272,6 +281,20 @@ def _column_problems(recipe: Recipe, key: str, reward: Reward, needed: Iterable[
                     f"{key}: {reward.name} needs the column {column}, which {source_key} does not give; "
                     f"add {source_key}.columns.{column}"
                 )
+
+
+def _judge_problems(recipe: Recipe) -> Iterator[str]:
+    yield from judge_problems(recipe)
+    asked = asks_judge(recipe.rewards) or recipe.preferences is not None
+    if asked and recipe.judge is None and recipe.step != "preferences":  # whose sections are told otherwise
+        yield "judge: missing; a judge reward needs it, e.g. {endpoint: {base_url: …, model: …}}"
+    elif recipe.judge is not None and not asked:
+        yield "judge: nothing asks it; add a judge reward, or remove it"
+    if recipe.preferences is not None:
+        try:
+            load_rubric(recipe.path(recipe.preferences.rubric))
+        except RecipeError as error:
+            yield from (f"preferences.rubric: {line}" for line in error.lines)
 
 
 def _chat_template(recipe: Recipe) -> str | None:
@@ -371,7 +394,7 @@ def _eval_batch_problems(recipe: Recipe, processes: int) -> Iterator[str]:
 
 def max_completion_tokens_of(recipe: Recipe) -> int:
     """The most tokens that a completion of this recipe can have."""
-    if section := recipe.distill or recipe.generate:
+    if section := recipe.distill or recipe.generate or recipe.preferences:
         return section.max_completion_length
     value = trainer_value("grpo", recipe.trainer, "max_completion_length")
     return value if isinstance(value, int) else 1  # a wrong type is told with the trainer's keys

@@ -9,12 +9,14 @@ import contextlib
 import functools
 from pathlib import Path
 
+from accelerate import PartialState
 from trl import GRPOConfig
 
 from open_r1 import modeling, training, vllm_server
+from open_r1.feedback import ModelJudge, judge_of
 from open_r1.grpo_trainer import GRPOTrainer
 from open_r1.recipe import Recipe, RecipeError
-from open_r1.rewards import build_rewards
+from open_r1.rewards import asks_judge, build_rewards
 from open_r1.rewards.completion import prefill_problems, resolved_thinking
 from open_r1.step_process import run_step
 from open_r1.training.evaluation import whole_batches
@@ -46,6 +48,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
             resolved_thinking(rendered_prompt, recipe.thinking),
             recipe.seed,
             max_completion_tokens=arguments.max_completion_length,
+            judge=_judge(recipe, run_dir, processes),
         ),
         args=arguments,
         train_dataset=dataset,
@@ -63,6 +66,12 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         ),
     )
     training.train(trainer, recipe, run_dir, tokenizer)
+
+
+def _judge(recipe: Recipe, run_dir: Path, processes: PartialState) -> ModelJudge | None:
+    if not asks_judge(recipe.rewards):
+        return None
+    return judge_of(recipe, run_dir, processes.process_index, processes.num_processes, processes.device)
 
 
 def completions_into_run_dir(run_dir: Path) -> None:

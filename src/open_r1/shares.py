@@ -19,7 +19,11 @@ from open_r1.run_record import read_record, update_record
 Item = TypeVar("Item")
 
 DIRECTORY = "shares"
-COUNTS_OF_TRACES = {"generate": "generate.json", "distill": "distill.json"}  # step -> what says its traces are whole
+COUNTS_OF_TRACES = {  # step -> what says that its completions are whole
+    "generate": "generate.json",
+    "distill": "distill.json",
+    "preferences": "preferences.json",
+}
 RESULTS = {"evaluate": "scores.json", **COUNTS_OF_TRACES}  # step -> what its shares add up to
 
 

@@ -8,7 +8,7 @@ shards' sums, whoever made them.
 import json
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from open_r1 import modeling
 from open_r1.curation.rows import write_rows
+from open_r1.feedback import ModelJudge, judge_of
 from open_r1.generation import Completion, Sampling
 from open_r1.generation.backends import backend_of
 from open_r1.generation.progress import Watch
@@ -32,8 +33,9 @@ from open_r1.whole_files import whole
 
 SAMPLED = b"open_r1.sampled"  # key of a shard's metadata
 Row = Mapping[str, Any]
-Judge = Callable[[Sequence[Row], Sequence[Sequence[Completion]]], list[dict[str, Any]]]
-"""Rows and their completions -> a row for each completion, in order, under the schema of completions/."""
+Judge = Callable[[Sequence[Row], Sequence[Sequence[Completion]]], tuple[list[dict[str, Any]], dict[str, float]]]
+"""Rows and their completions -> a row for each completion, in order, under the schema of completions/, and what the
+judge counted, which is summed over the shards."""
 
 
 def leave_completions(
@@ -65,6 +67,14 @@ def leave_completions(
 def section_of(recipe: Recipe) -> Generate:
     """How the recipe's prompts are answered."""
     return recipe.distill or recipe.generate or recipe.preferences
+
+
+def ai_judge_of(recipe: Recipe, run_dir: Path) -> ModelJudge:
+    """The judge of the recipe's section `judge`, for this process of the run, or of a share of it."""
+    processes, share = PartialState(), share_of(run_dir)
+    num_processes = processes.num_processes * (share.count if share else 1)  # all of them have one cap
+    device = "cpu" if recipe.hardware.gpus_per_node == 0 else processes.device
+    return judge_of(recipe, run_dir, processes.process_index, num_processes, device)
 
 
 def model_of(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -102,12 +112,10 @@ def _sample_missing(recipe, prompts, shards: list[Shard], run_dir, schema, judge
         rows = [{**prompts[index], "id": str(index)} for index in range(shard.start, shard.stop)]
         before, tokens_before, started = Counter(backend.counts()), watch.num_tokens, time.monotonic()
         completions_PG = sample_shard(shard, [row["prompt"] for row in rows], backend, sampling, run_dir, watch)
-        sampled = {
-            "seconds": time.monotonic() - started,
-            "tokens": watch.num_tokens - tokens_before,
-            "counts": Counter(backend.counts()) - before,
-        }
-        judged = judge(rows, completions_PG)
+        seconds, num_tokens = time.monotonic() - started, watch.num_tokens - tokens_before
+        judged, counted = judge(rows, completions_PG)
+        again = Counter(backend.counts()) - before
+        sampled = {"seconds": seconds, "tokens": num_tokens, "counts": again, "judge": counted}
         write_rows(judged, schema.with_metadata({SAMPLED: json.dumps(sampled)}), shard.file(run_dir))
         shard.journal(run_dir).unlink(missing_ok=True)
     watch.close()
@@ -142,6 +150,15 @@ def _copy_shards(run_dir: Path) -> None:
             if not here.exists():
                 with whole(here) as unfinished:
                     shutil.copyfile(file, unfinished)
+
+
+def counted_by_judge(files: Sequence[Path]) -> dict[str, float]:
+    """What the judge counted, summed over the shards."""
+    total: dict[str, float] = defaultdict(float)
+    for file in files:
+        for name, number in json.loads(pyarrow.parquet.read_schema(file).metadata[SAMPLED]).get("judge", {}).items():
+            total[name] += number
+    return dict(total)
 
 
 def sampling_counts(files: Sequence[Path]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The traces of a run: its completions verified by the rewards, and the kept ones in kept/."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from open_r1.curation.rejection import judge, keep_within_limits, schema_of
 from open_r1.curation.rows import NO_VERDICT, REFUSED
 from open_r1.curation.sampling import (
     Judge,
+    ai_judge_of,
     check_judged,
     check_refused,
     leave_completions,
@@ -21,7 +23,7 @@ from open_r1.curation.sampling import (
 )
 from open_r1.generation.backends import thinking_after
 from open_r1.recipe import Recipe, is_path
-from open_r1.rewards import build_rewards
+from open_r1.rewards import asks_judge, build_rewards
 from open_r1.run_record import read_record
 from open_r1.shares import COUNTS_OF_TRACES
 from open_r1.stages import KEPT
@@ -39,7 +41,8 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
         return
     prompts = training.verified_data(recipe, run_dir, processes)
     schema = schema_of(prompts.features.arrow_schema, [reward.called for reward in recipe.rewards])
-    files = leave_completions(recipe, run_dir, processes, prompts, schema, lambda tokenizer: _judge(recipe, tokenizer))
+    judge_after = functools.partial(_judge, recipe, run_dir)
+    files = leave_completions(recipe, run_dir, processes, prompts, schema, judge_after)
     if processes.is_main_process and files is not None:
         counts = keep_within_limits(run_dir, files, recipe.keep, provenance_of(recipe, run_dir))
         check_refused(recipe, counts["dropped"].get(REFUSED, 0), counts["sampled"])
@@ -50,16 +53,22 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
     processes.wait_for_everyone()
 
 
-def _judge(recipe: Recipe, tokenizer) -> Judge:
+def _judge(recipe: Recipe, run_dir: Path, tokenizer) -> Judge:
     """The recipe's rewards, after prompts as this tokenizer renders them."""
     thinking = thinking_after(tokenizer, recipe.thinking)
-    rewards = build_rewards(recipe.rewards, thinking, recipe.seed, section_of(recipe).max_completion_length)
+    rewards = build_rewards(
+        recipe.rewards,
+        thinking,
+        recipe.seed,
+        section_of(recipe).max_completion_length,
+        ai_judge_of(recipe, run_dir) if asks_judge(recipe.rewards) else None,
+    )
 
-    def judged_rows(rows, completions_PG) -> list[dict[str, Any]]:
+    def judged_rows(rows, completions_PG) -> tuple[list[dict[str, Any]], dict[str, float]]:
         judged = judge(rows, completions_PG, rewards, recipe.keep, thinking)
         unjudged = sum((row["dropped_for"] or "").endswith(NO_VERDICT) for row in judged)
         check_judged(recipe, unjudged, len(judged))
-        return judged
+        return judged, {}
 
     return judged_rows
 

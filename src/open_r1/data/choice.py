@@ -123,7 +123,8 @@ def chosen(dataset, source: DataSource, seed: int):
     if source.fraction < 1 or source.part is not None:
         num_rows = len(dataset) if rows is None else len(rows)
         start, end = (round(share * num_rows) for share in source.part or (0.0, source.fraction))
-        some = np.random.default_rng(seed).permutation(num_rows)[start : max(start + 1, end)]
+        end = end if source.part else max(1, end)  # a part may be nothing: its neighbour has that row
+        some = np.random.default_rng(seed).permutation(num_rows)[start:end]
         rows = some if rows is None else rows[some]
         if not len(rows):
             raise RecipeError(f"part: {source.part} of {num_rows} rows is none; widen it")

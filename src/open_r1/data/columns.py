@@ -1,5 +1,6 @@
 """The columns of what a step trains on, or asks: which a source has to give, conversations, sources joined."""
 
+import reprlib
 from collections.abc import Sequence
 
 from open_r1.recipe import DataSource, Recipe, RecipeError
@@ -49,8 +50,11 @@ def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, da
     """The rows with the wanted columns (and, for a step that samples, the others), all texts as conversations."""
     halves = [column for column in ROLES if column in wanted]
     has = set(dataset.column_names)
-    if has.issuperset(ANSWERS) and "prompt" not in has and "chosen" in wanted:
-        dataset = dataset.map(_split_pairs, batched=True, features=_with_prompt(dataset.features))
+    if "chosen" in wanted and has.issuperset(ANSWERS) and _are_whole(dataset):
+        # whatever a column `prompt` has beside them: the last question, or nothing but its text
+        features = _replaced(dataset.features, "prompt", {"prompt": dataset.features["chosen"]})
+        fn_kwargs = {"key": f"{recipe.source}: {source_key}"}
+        dataset = dataset.map(_split_pairs, batched=True, fn_kwargs=fn_kwargs, features=features)
         has.add("prompt")
     splits = "messages" in has and "chosen" not in wanted and bool(halves)
     split = splits and ("messages" in source.columns or not has.issuperset(halves))
@@ -89,9 +93,24 @@ def _split_messages(rows: dict) -> dict:
     return {"prompt": [each[:-1] for each in messages], "completion": [each[-1:] for each in messages]}
 
 
-def _split_pairs(rows: dict) -> dict:
-    """Whole conversations that begin alike -> what both begin with, and what follows in each."""
+def _are_whole(dataset) -> bool:
+    """True if the answers of pairs are conversations with what was asked, and not the answers alone."""
+    first = dataset[0]["chosen"] if len(dataset) else None
+    return isinstance(first, list) and bool(first) and first[0]["role"] != ROLES["chosen"]
+
+
+def _split_pairs(rows: dict, key: str) -> dict:
+    """Whole conversations that begin alike -> what both begin with, and what follows in each.
+
+    Raises RecipeError in the name of the source's `key` if two do not.
+    """
     split = [_common_start(chosen, rejected) for chosen, rejected in zip(rows["chosen"], rows["rejected"], strict=True)]
+    if 0 in split:
+        begin = [rows[name][split.index(0)][:1] for name in ANSWERS]
+        raise RecipeError(
+            f"{key}: a chosen conversation begins with {reprlib.repr(begin[0])}, the rejected one with "
+            f"{reprlib.repr(begin[1])}: no prompt of both; give pairs of answers to one prompt"
+        )
     return {
         "prompt": [chosen[:end] for chosen, end in zip(rows["chosen"], split, strict=True)],
         **{name: [each[end:] for each, end in zip(rows[name], split, strict=True)] for name in ANSWERS},
@@ -106,12 +125,6 @@ def _common_start(chosen: list, rejected: list) -> int:
 
 def _as_conversations(rows: dict, column: str) -> dict:
     return {column: [[{"role": ROLES[column], "content": text}] for text in rows[column]]}
-
-
-def _with_prompt(features):
-    from datasets import Features
-
-    return Features({**features, "prompt": features["chosen"]})
 
 
 def _conversation():

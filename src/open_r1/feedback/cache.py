@@ -62,7 +62,7 @@ class VerdictCache:
         start = 0
         with file.open("rb") as lines:
             for line in lines:
-                if line.endswith(b"\n") and (key := _key_in(line)) is not None:
+                if (key := _key_in(line)) is not None:
                     self._places.setdefault(key, (file, start))
                 start += len(line)
 
@@ -91,7 +91,7 @@ def key_of(
 
 
 def _key_in(line: bytes) -> bytes | None:
-    """The key of a line; None of one that a machine that went down has left in pieces."""
+    """The key of a line; None of half a line, which a kill leaves, and of what else is none."""
     try:
         return bytes.fromhex(json.loads(line)["key"])
     except (ValueError, TypeError, KeyError):

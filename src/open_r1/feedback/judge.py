@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import statistics
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,8 +70,18 @@ class ModelJudge:
             seed=seed,
         )
         self._counts = Counter(verdicts=0, cached=0, unreadable=0, refused=0)
-        self._first_less_last = _Mean()
-        self._spread = _Mean()
+        self._first_less_last, self._spread = _Sum(), _Sum()
+        self._lock = threading.Lock()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """True if a server judges, and not a model in this process."""
+        return isinstance(self._backend, EndpointBackend)
+
+    @property
+    def compares(self) -> bool:
+        """True if the judge sees several answers to a prompt together."""
+        return self._section.candidates > 1
 
     def scores(
         self,
@@ -87,8 +98,12 @@ class ModelJudge:
 
         All verdicts that the cache does not have are asked for together, and are in it as soon as they have come.
         Raises RunStopped if the server fails, or if more would be spent than the recipe allows; RecipeError if the
-        judge's chat template or the rubric's own does not take what is asked.
+        judge's chat template or the rubric's own does not take what is asked. Whoever calls while it judges waits.
         """
+        with self._lock:
+            return self._scores(rubric, prompts, groups, thinking)
+
+    def _scores(self, rubric, prompts, groups, thinking) -> list[list[float | None]]:
         seen_PG = [[rubric.seen(text, thinking) for text in group] for group in groups]
         asked_P = [
             [self._asked(rubric, prompt, unit) for unit in self._units(prompt, seen_G)]
@@ -102,18 +117,20 @@ class ModelJudge:
         return scores_PG
 
     def report(self) -> dict[str, Any]:
-        """What was judged since this was made, how well, and what the run has spent on it.
+        """What was judged since this was made and how well (`report_of`), and what the run has spent on it.
 
-        verdicts       asked for, of them `cached`; `unreadable` and `refused` (by the server) ones gave no score
-        position_bias  mean score of the answers shown first less that of those shown last; None if all were alone
-        spread         mean standard deviation of an answer's score between its judgements; None if none has two
         requests, prompt_tokens, completion_tokens, usd   of this process in all attempts of the run
         """
+        return {**report_of(self.tally()), **self._spending.report()}
+
+    def tally(self) -> dict[str, float]:
+        """The numbers that `report_of` reads, since this was made: those of several judges can be added up."""
         return {
             **self._counts,
-            "position_bias": self._first_less_last.value,
-            "spread": self._spread.value,
-            **self._spending.report(),
+            "orders": self._first_less_last.number,
+            "first_less_last": self._first_less_last.total,
+            "judged_again": self._spread.number,
+            "deviations": self._spread.total,
         }
 
     def _units(self, prompt: Conversation, seen_G: Sequence[str | None]) -> list[Unit]:
@@ -190,18 +207,28 @@ def _read(verdict: Completion, rubric: Rubric, num_answers: int) -> list[dict[st
     return read_verdict(verdict.text, rubric, num_answers)
 
 
-class _Mean:
-    """The mean of what was added; None of nothing."""
+class _Sum:
+    """The sum of what was added, and how much that was."""
 
     def __init__(self):
-        self._sum, self._number = 0.0, 0
+        self.total, self.number = 0.0, 0
 
     def add(self, value: float) -> None:
-        self._sum, self._number = self._sum + value, self._number + 1
+        self.total, self.number = self.total + value, self.number + 1
 
-    @property
-    def value(self) -> float | None:
-        return self._sum / self._number if self._number else None
+
+def report_of(tally: Mapping[str, float]) -> dict[str, Any]:
+    """What was judged, and how well, of the tally of a judge, or the sum of several.
+
+    verdicts       asked for, of them `cached`; `unreadable` and `refused` (by the server) ones gave no score
+    position_bias  mean score of the answers shown first less that of those shown last; None if all were alone
+    spread         mean standard deviation of an answer's score between its judgements; None if none has two
+    """
+    return {
+        **{name: int(tally.get(name, 0)) for name in ("verdicts", "cached", "unreadable", "refused")},
+        "position_bias": tally["first_less_last"] / tally["orders"] if tally.get("orders") else None,
+        "spread": tally["deviations"] / tally["judged_again"] if tally.get("judged_again") else None,
+    }
 
 
 def judge_of(

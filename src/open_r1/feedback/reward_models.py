@@ -14,7 +14,7 @@ Conversation = Sequence[dict[str, str]]
 
 
 class RewardModel:
-    """A model with one output for a whole conversation, rendered by its own chat template."""
+    """A model with one output for a whole conversation, rendered by its own chat template (B rows, T tokens)."""
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"):
         self.model, self.tokenizer = model.eval(), tokenizer
@@ -24,7 +24,8 @@ class RewardModel:
     ) -> list[float | None]:
         """A reward for each conversation, in order; None for one of more than `max_tokens` tokens.
 
-        Conversations of like length are computed together, `batch_size` at a time.
+        Conversations of like length are computed together, `batch_size` at a time; one by one if the model's config
+        names no token of padding, by which it would know the last token of a conversation.
         """
         import torch
 
@@ -35,17 +36,21 @@ class RewardModel:
         rewards: list[float | None] = [None] * len(rendered)
         fits = [row for row, ids in enumerate(rendered) if max_tokens is None or len(ids) <= max_tokens]
         fits.sort(key=lambda row: len(rendered[row]))
+        pad_token = self.model.config.get_text_config().pad_token_id
+        batch_size = 1 if pad_token is None else batch_size
         for start in range(0, len(fits), batch_size):
             rows = fits[start : start + batch_size]
-            batch = self.tokenizer.pad(
-                {"input_ids": [rendered[row] for row in rows]}, padding=True, padding_side="right", return_tensors="pt"
-            ).to(self.model.device)
+            width = len(rendered[rows[-1]])
+            ids_BT = [rendered[row] + [pad_token] * (width - len(rendered[row])) for row in rows]
+            mask_BT = [[1] * len(rendered[row]) + [0] * (width - len(rendered[row])) for row in rows]
             with torch.inference_mode():
-                values = self.model(
-                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+                rewards_B = self.model(
+                    input_ids=torch.tensor(ids_BT, device=self.model.device),
+                    attention_mask=torch.tensor(mask_BT, device=self.model.device),
+                    use_cache=False,
                 ).logits.squeeze(-1)
-            for row, value in zip(rows, values.float().tolist(), strict=True):
-                rewards[row] = value
+            for row, reward in zip(rows, rewards_B.tolist(), strict=True):
+                rewards[row] = reward
         return rewards
 
 
@@ -53,19 +58,27 @@ class RewardModel:
 def reward_model_here(path: str, revision: str | None, dtype: str) -> RewardModel:
     """The reward model of a folder or a Hub id, loaded once in a process, on the accelerator that this one works on.
 
-    Raises RecipeError if there is none, or if its tokenizer has no chat template to render a conversation with.
+    Raises RecipeError if there is none, if it is of another kind (transformers would draw the weights that it lacks at
+    random), or if its tokenizer has no chat template to render a conversation with.
     """
     import torch
     from accelerate import PartialState
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            path, revision=revision, dtype=getattr(torch, dtype), output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise RecipeError(f"rewards: reward model {Path(path).name!r} cannot be loaded ({reason})") from error
-    if model.config.num_labels != 1 or not type(model).__name__.endswith("ForSequenceClassification"):
+    if loading["missing_keys"]:
+        raise RecipeError(
+            f"rewards: {path} is no reward model (it has no {', '.join(sorted(loading['missing_keys']))}); give the "
+            f"model of a run of step reward_model, or another with a head for one output"
+        )
+    if model.config.num_labels != 1:
         raise RecipeError(f"rewards: {path} has {model.config.num_labels} outputs; a reward model has one")
     if not tokenizer.chat_template:
         raise RecipeError(f"rewards: the tokenizer of {path} has no chat template; save one with it")

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from open_r1.recipe import Recipe, RecipeError, Reward, Thinking
 from open_r1.rewards.bound import BoundReward
@@ -17,11 +17,15 @@ from open_r1.rewards.competition import cf_code_reward, ioi_code_reward
 from open_r1.rewards.final_answer import final_answer_reward, last_number_reward
 from open_r1.rewards.format import code_format_reward, format_reward, reasoning_steps_reward, tag_count_reward
 from open_r1.rewards.instructions import instructions_reward
+from open_r1.rewards.judge import judge_reward
 from open_r1.rewards.language import language_consistency_reward
 from open_r1.rewards.length import cosine_reward, length_reward, soft_overlong_punishment_reward
 from open_r1.rewards.math import accuracy_reward
 from open_r1.rewards.repetition import repetition_penalty_reward
 from open_r1.rewards.reward_model import reward_model_reward
+
+if TYPE_CHECKING:
+    from open_r1.feedback import ModelJudge
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -36,6 +40,7 @@ REWARDS: dict[str, RewardFunction] = {
     "format": format_reward,
     "instructions": instructions_reward,
     "ioi_code": ioi_code_reward,
+    "judge": judge_reward,
     "language_consistency": language_consistency_reward,
     "last_number": last_number_reward,
     "length": length_reward,
@@ -56,7 +61,7 @@ GIVEN_BY_TRAINER = (
     "log_metric",
     "environments",
 )
-GIVEN_BY_RECIPE = ("thinking", "max_completion_tokens")
+GIVEN_BY_RECIPE = ("thinking", "max_completion_tokens", "judge")
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -108,7 +113,19 @@ def settable_parameters(name: str) -> list[str]:
             or parameter.kind is parameter.KEYWORD_ONLY
             or parameter.default is not parameter.empty
         )
-        and parameter.name not in (*GIVEN_BY_TRAINER, "thinking")
+        and parameter.name not in (*GIVEN_BY_TRAINER, "thinking", "judge")
+    ]
+
+
+def missing_parameters(reward: Reward) -> list[str]:
+    """The parameters that a reward cannot do without and the recipe does not give."""
+    function = _named(reward.name)
+    return [
+        parameter.name
+        for parameter in ([] if _is_factory(function) else _parameters(function))
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is parameter.empty
+        and parameter.name not in (*GIVEN_BY_TRAINER, *GIVEN_BY_RECIPE, *reward.parameters)
     ]
 
 
@@ -135,13 +152,17 @@ def sandboxes_of(rewards: Sequence[Reward]) -> list[str]:
 
 
 def build_rewards(
-    rewards: Sequence[Reward], thinking: Thinking, seed: int, max_completion_tokens: int
+    rewards: Sequence[Reward],
+    thinking: Thinking,
+    seed: int,
+    max_completion_tokens: int,
+    judge: "ModelJudge | None" = None,
 ) -> list[BoundReward]:
     """The functions of a recipe's rewards with their parameters bound, named as TRL's metrics will show them.
 
-    What each does beside giving its values is BoundReward's to tell.
+    `judge` is whom the reward of this name asks. What each does beside giving its values is BoundReward's to tell.
     """
-    given = {"thinking": thinking, "max_completion_tokens": max_completion_tokens}
+    given = {"thinking": thinking, "max_completion_tokens": max_completion_tokens, "judge": judge}
     return [_bind(reward, given, seed) for reward in rewards]
 
 
@@ -154,12 +175,23 @@ def _bind(reward: Reward, given: dict[str, Any], seed: int) -> BoundReward:
         reward.called,
         function,
         parameters,
-        starts_early=reward.name in JUDGED_ELSEWHERE,
+        starts_early=reward.name in JUDGED_ELSEWHERE or (reward.name == "judge" and _judges_alone(given["judge"])),
         shuffle_seed=seed if reward.shuffled else None,
         tasks=reward.tasks,
         first_step=reward.first_step,
         last_step=reward.last_step,
+        logs_as=reward.name,
     )
+
+
+def _judges_alone(judge: "ModelJudge | None") -> bool:
+    """True if a server judges each answer without the others of its group, so that it need not wait for them."""
+    return judge is not None and judge.is_elsewhere and not judge.compares
+
+
+def asks_judge(rewards: Sequence[Reward]) -> bool:
+    """True if one of the rewards is the judge's."""
+    return any(reward.name == "judge" for reward in rewards)
 
 
 def _named(name: str) -> RewardFunction:
@@ -199,9 +231,11 @@ __all__ = [
     "format_reward",
     "instructions_reward",
     "ioi_code_reward",
+    "judge_reward",
     "language_consistency_reward",
     "last_number_reward",
     "length_reward",
+    "missing_parameters",
     "models_of_rewards",
     "reasoning_steps_reward",
     "repetition_penalty_reward",

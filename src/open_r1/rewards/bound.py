@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -52,8 +53,9 @@ class BoundReward:
     the batch then waits for what is left of it. Only a reward that leaves the work to other processes, and judges each
     row by itself, `starts_early`: another would compete with the trainer for the interpreter. With `shuffle_seed` the
     values are handed out in random order, the same for all rewards of a step, and nothing of the function's own is
-    logged. With `tasks` only rows are judged whose column `task` has one of these values; before `first_step` and after
-    `last_step`, counted from 1, none is.
+    logged. What a function logs under its own name, `logs_as`, is logged under this reward's: two rewards may have one
+    function. With `tasks` only rows are judged whose column `task` has one of these values; before `first_step` and
+    after `last_step`, counted from 1, none is.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class BoundReward:
         tasks: Sequence[str] | None = None,
         first_step: int = 1,
         last_step: int | None = None,
+        logs_as: str | None = None,
     ):
         if hasattr(function, "__name__"):
             functools.update_wrapper(self, function)
         self.__name__ = name
         self.starts_early = starts_early
         self._tasks, self._first_step, self._last_step = tasks, first_step, last_step
+        self._own_name = re.compile(rf"^(rewards/)?{re.escape(logs_as or name)}(?=[_/])")
         self._function, self._parameters, self._shuffle_seed = function, parameters, shuffle_seed
         # What is the recipe's to say is not taken from the data: a column may happen to have a parameter's name.
         self._not_columns = {
@@ -103,11 +107,11 @@ class BoundReward:
         work = self._together(completions, columns)
         if log_extra is not None and self._shuffle_seed is None:
             for column, values in work.extras:
-                log_extra(column, values)
+                log_extra(self._named(column), values)
         if log_metric is not None:
             if self._shuffle_seed is None:
                 for metric, value in work.metrics:
-                    log_metric(metric, value)
+                    log_metric(self._named(metric), value)
             log_metric(f"rewards/{self.__name__}/seconds", work.seconds)
             log_metric(f"rewards/{self.__name__}/seconds_waited", time.monotonic() - called)
             asked = [
@@ -120,6 +124,10 @@ class BoundReward:
         step = columns["trainer_state"].global_step if "trainer_state" in columns else 0
         random.Random(f"{self._shuffle_seed}/{step}/{len(values)}").shuffle(values)
         return values
+
+    def _named(self, logged: str) -> str:
+        """The name of a metric or a column that begins with the function's name, with this reward's in its place."""
+        return self._own_name.sub(lambda found: f"{found[1] or ''}{self.__name__}", logged)
 
     def _together(self, completions: Sequence[Completion], columns: dict[str, Any]) -> _Work:
         """The work on a whole batch: what was begun of it, and now the rest."""

@@ -1,7 +1,9 @@
 """The reward that a trained reward model gives: for open prompts, to whose answers no rule can say right or wrong."""
 
 from collections.abc import Sequence
+from typing import Literal
 
+from open_r1.recipe import RecipeError
 from open_r1.rewards.completion import Completion, completion_text
 
 
@@ -11,7 +13,7 @@ def reward_model_reward(
     *,
     model: str,
     revision: str | None = None,
-    dtype: str = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     max_length: int | None = None,
     batch_size: int = 16,
     log_metric=None,
@@ -24,8 +26,10 @@ def reward_model_reward(
     (Bradley and Terry): beside rewards of another scale use trainer.multi_objective_aggregation: normalize_then_sum, or
     a weight that makes up for it.
 
-    Logs as a metric the share without a verdict (failed_share).
+    Logs as a metric the share without a verdict (failed_share). Raises RecipeError if `batch_size` is not positive.
     """
+    if batch_size < 1:
+        raise RecipeError(f"reward_model: batch_size is {batch_size}; give 1 or more")
     if not completions:
         return []
     from open_r1.feedback.reward_models import reward_model_here

@@ -41,12 +41,14 @@ class WholeCheckpoints:
             "loss_logged": self._total_loss_scalar,
             "step_last_logged": self._globalstep_last_logged,
             "metrics_since_log": {mode: dict(metrics) for mode, metrics in self._metrics.items()},
+            "tokens_trained": self._total_train_tokens,
         }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Takes up what `extra_state` gave, after weights and optimizer are loaded and before training goes on."""
         for mode, metrics in state["metrics_since_log"].items():
             self._metrics[mode].update(metrics)
+        self._total_train_tokens = state.get("tokens_trained", 0)  # of an earlier release: none
 
     def _get_output_dir(self, trial) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)

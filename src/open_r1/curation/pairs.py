@@ -1,0 +1,318 @@
+"""Preferences: completions -> pairs of a better and a worse answer to one prompt, every drop counted by its reason.
+
+DeepSeek-R1 (Nature s41586-025-09422-z, Methods): answers to a prompt are judged four times in random order, pairs of
+which the mean scores differ by more than 1 are kept, and the lengths of better and worse answers are made alike. Tulu 3
+(arXiv 2411.15124, section 5.1): of several answers the best one is chosen, and one of the others rejected.
+
+    completions/   every completion with its score, None without a verdict
+    kept/          the pairs, as conversations, with what they come from; a data set for `data: - path:`
+"""
+
+import functools
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from accelerate import PartialState
+
+from open_r1 import data
+from open_r1.curation.rows import MESSAGES, PROVENANCE, REFUSED, groups, number_of, write_rows
+from open_r1.curation.sampling import (
+    Judge,
+    ai_judge_of,
+    check_judged,
+    check_refused,
+    counted_by_judge,
+    leave_completions,
+    sampling_counts,
+)
+from open_r1.curation.traces import provenance_of
+from open_r1.feedback import load_rubric
+from open_r1.feedback.judge import report_of
+from open_r1.generation.backends import thinking_after
+from open_r1.recipe import Preferences, Recipe
+from open_r1.shares import COUNTS_OF_TRACES
+from open_r1.stages import KEPT
+from open_r1.whole_files import whole
+
+NOT_ANSWERED, TRUNCATED, NOT_SCORED = REFUSED, "truncated", "score: no verdict"
+TOO_FEW, CLOSE, UNLIKE, UNBALANCED, BEYOND = (
+    "fewer than two scored answers",
+    "scores too close",
+    "lengths too different",
+    "unbalanced lengths",
+    "beyond max_pairs",
+)
+OURS = {  # column of completions/ -> its type
+    "completion": pyarrow.string(),
+    "num_tokens": pyarrow.int32(),
+    "truncated": pyarrow.bool_(),
+    "refused": pyarrow.string(),
+    "score": pyarrow.float64(),
+    "dropped_for": pyarrow.string(),
+}
+OF_PAIR = {
+    "chosen": MESSAGES,
+    "rejected": MESSAGES,
+    "chosen_score": pyarrow.float64(),
+    "rejected_score": pyarrow.float64(),
+    "margin": pyarrow.float64(),
+    "chosen_tokens": pyarrow.int32(),
+    "rejected_tokens": pyarrow.int32(),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Which two rows of a file are a pair: of the group of one prompt, the better one and the worse one."""
+
+    group: int
+    chosen: int
+    rejected: int
+    longer: int
+    """1 if the chosen answer is the longer one, -1 if it is the shorter one, 0 if both have as many tokens."""
+
+
+def leave_pairs(recipe: Recipe, run_dir: Path, processes: PartialState) -> None:
+    """Leaves completions/ and kept/ in `run_dir`, and their counts in preferences.json.
+
+    In the directory of a share, its completions alone. What an earlier attempt, or a share that was taken up, has
+    finished is neither sampled nor judged again. Raises RunStopped if the judge breaks, a server fails, or the judge's
+    cap is reached.
+    """
+    counts_file = run_dir / COUNTS_OF_TRACES[recipe.step]
+    if counts_file.exists():
+        return
+    prompts = data.load_data(recipe)
+    schema = schema_of(prompts.features.arrow_schema)
+    judge_after = functools.partial(_judge, recipe, run_dir)
+    files = leave_completions(recipe, run_dir, processes, prompts, schema, judge_after)
+    if processes.is_main_process and files is not None:
+        counts = keep_pairs(run_dir, files, recipe.preferences, recipe.seed, provenance_of(recipe, run_dir))
+        check_refused(recipe, counts["completions_dropped"].get(REFUSED, 0), counts["sampled"])
+        counts |= {"judge": report_of(counted_by_judge(files)), **sampling_counts(files)}
+        with whole(counts_file) as unfinished:
+            unfinished.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+        print(f"kept {counts['kept']} pairs of {counts['prompts']} prompts; dropped: {counts['dropped'] or 'none'}")
+    processes.wait_for_everyone()
+
+
+def _judge(recipe: Recipe, run_dir: Path, tokenizer) -> Judge:
+    """Rows of completions/, scored by the recipe's judge against the rubric of `preferences`."""
+    judge = ai_judge_of(recipe, run_dir)
+    rubric = load_rubric(recipe.path(recipe.preferences.rubric))
+    thinking = thinking_after(tokenizer, recipe.thinking)
+
+    def scored_rows(rows, completions_PG) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        before = judge.tally()
+        answered_PG = [[c for c in group if c.refused is None and not c.truncated] for group in completions_PG]
+        prompts = [row["prompt"] for row in rows]
+        scores_PG = judge.scores(rubric, prompts, [[c.text for c in group] for group in answered_PG], thinking)
+        scored, num_asked, num_unscored = [], 0, 0
+        for row, group, scores in zip(rows, completions_PG, scores_PG, strict=True):
+            given = iter(scores)
+            for sample, completion in enumerate(group):
+                is_answer = completion.refused is None and not completion.truncated
+                score = next(given) if is_answer else None
+                num_asked += is_answer
+                num_unscored += is_answer and score is None
+                why = REFUSED if completion.refused is not None else TRUNCATED if completion.truncated else None
+                scored.append(
+                    {
+                        **row,
+                        "id": f"{row['id']}-{sample}",
+                        "completion": completion.text,
+                        "num_tokens": completion.num_tokens,
+                        "truncated": completion.truncated,
+                        "refused": completion.refused,
+                        "score": score,
+                        "dropped_for": why or (NOT_SCORED if score is None else None),
+                    }
+                )
+        check_judged(recipe, num_unscored, num_asked)
+        return scored, {name: number - before[name] for name, number in judge.tally().items()}
+
+    return scored_rows
+
+
+def schema_of(columns: pyarrow.Schema) -> pyarrow.Schema:
+    """The schema of completions/: the data's columns and ours."""
+    ours = {"id", "prompt", *OURS, *OF_PAIR, *PROVENANCE}
+    theirs = [(field.name, field.type) for field in columns if field.name not in ours]
+    return pyarrow.schema([("id", pyarrow.string()), ("prompt", MESSAGES), *theirs, *OURS.items()])
+
+
+def keep_pairs(
+    run_dir: Path, files: Sequence[Path], section: Preferences, seed: int, provenance: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """Writes kept/ from the scored shards, and gives the counts; one shard is in memory at a time.
+
+    prompts, kept (pairs), kept_share, dropped             prompts without a pair, by the reason
+    sampled, completions_dropped, tokens                   completions, those without a score by the reason
+    chosen_tokens, rejected_tokens, longer_is_chosen       of the kept pairs: means, and the share, equals left out
+    length_correlation   of score and tokens among the answers to one prompt (Pearson's, of the differences from the
+                         prompt's means): how much the judge favours length; None where nothing varies
+    """
+    chosen_of, dropped = _pairs_of(files, section, seed)
+    part = run_dir / f".{KEPT}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    of_completions: Counter[str] = Counter()
+    lengths, correlation = _Lengths(), _Correlation()
+    num_prompts = num_sampled = num_tokens = num_pairs = 0
+    for file in files:
+        schema, kept = pyarrow.parquet.read_schema(file), []
+        for group, rows in enumerate(_groups_of(file)):
+            num_prompts += 1
+            num_sampled += len(rows)
+            num_tokens += sum(row["num_tokens"] for row in rows)
+            of_completions.update(row["dropped_for"] for row in rows if row["dropped_for"])
+            correlation.add(rows)
+            if (pair := chosen_of.get((file, group))) is not None:
+                kept.append({**_pair_row(rows[pair.chosen], rows[pair.rejected]), **provenance})
+                lengths.add(kept[-1]["chosen_tokens"], kept[-1]["rejected_tokens"])
+        if kept:
+            write_rows(kept, _schema_of_kept(schema), part / file.name)
+        num_pairs += len(kept)
+    shutil.rmtree(run_dir / KEPT, ignore_errors=True)
+    part.replace(run_dir / KEPT)
+    return {
+        "prompts": num_prompts,
+        "kept": num_pairs,
+        "kept_share": num_pairs / max(1, num_prompts),
+        "dropped": dict(dropped.most_common()),
+        "sampled": num_sampled,
+        "completions_dropped": dict(of_completions.most_common()),
+        "tokens": num_tokens,
+        **lengths.report(),
+        "length_correlation": correlation.value,
+    }
+
+
+def pair_of(rows: Sequence[Mapping[str, Any]], section: Preferences, seed: int) -> tuple[int, int] | str:
+    """Positions of the better and the worse answer among those to one prompt, or the reason why there is no pair.
+
+    Of equal scores the first drawn counts, by the seed and the prompt's number. A rejected answer is worse by more than
+    min_margin, and within max_length_ratio of the chosen one.
+    """
+    scored = [index for index, row in enumerate(rows) if row["dropped_for"] is None]
+    if len(scored) < 2:
+        return TOO_FEW
+    random.Random(f"{seed}/{number_of(rows[0])}").shuffle(scored)
+    best = max(scored, key=lambda index: rows[index]["score"])
+    worse = [index for index in scored if rows[best]["score"] - rows[index]["score"] > section.min_margin]
+    if not worse:
+        return CLOSE
+    alike = [index for index in worse if _are_alike(rows[best], rows[index], section.max_length_ratio)]
+    if not alike:
+        return UNLIKE
+    return best, alike[0] if section.rejected == "random" else min(alike, key=lambda index: rows[index]["score"])
+
+
+def _are_alike(row: Mapping[str, Any], other: Mapping[str, Any], max_ratio: float | None) -> bool:
+    shorter, longer = sorted((row["num_tokens"], other["num_tokens"]))
+    return max_ratio is None or longer <= max_ratio * shorter
+
+
+def _pairs_of(
+    files: Sequence[Path], section: Preferences, seed: int
+) -> tuple[dict[tuple[Path, int], Pair], Counter[str]]:
+    """(file, number of the prompt in it) -> its pair, of the prompts that have one; and why the others have none."""
+    pairs: dict[tuple[Path, int], Pair] = {}
+    dropped: Counter[str] = Counter()
+    for file in files:
+        for group, rows in enumerate(_groups_of(file)):
+            found = pair_of(rows, section, seed)
+            if isinstance(found, str):
+                dropped[found] += 1
+                continue
+            chosen, rejected = found
+            longer = int(np.sign(rows[chosen]["num_tokens"] - rows[rejected]["num_tokens"]))
+            pairs[file, group] = Pair(group, chosen, rejected, longer)
+    if section.balance_lengths:
+        surplus = _surplus([(key, pair.longer) for key, pair in pairs.items()], seed)
+        dropped[UNBALANCED] += len(surplus)
+        pairs = {key: pair for key, pair in pairs.items() if key not in surplus}
+    beyond = list(pairs)[section.max_pairs :] if section.max_pairs is not None else []
+    dropped[BEYOND] += len(beyond)
+    for key in beyond:
+        del pairs[key]
+    return pairs, +dropped
+
+
+def _surplus(longer: Sequence[tuple[Any, int]], seed: int) -> set:
+    """Keys, drawn by the seed, without which the chosen answer is the longer one as often as the shorter one."""
+    sides = {sign: [key for key, of_pair in longer if of_pair == sign] for sign in (1, -1)}
+    excess = len(sides[1]) - len(sides[-1])
+    larger = sides[1] if excess > 0 else sides[-1]
+    return set(random.Random(f"lengths/{seed}").sample(larger, abs(excess)))
+
+
+def _groups_of(file: Path) -> Iterator[list[dict[str, Any]]]:
+    yield from (rows for _, rows in groups(pyarrow.parquet.read_table(file).to_pylist()))
+
+
+def _pair_row(chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in chosen.items() if name not in OURS},
+        "id": number_of(chosen),
+        "chosen": [{"role": "assistant", "content": chosen["completion"]}],
+        "rejected": [{"role": "assistant", "content": rejected["completion"]}],
+        "chosen_score": chosen["score"],
+        "rejected_score": rejected["score"],
+        "margin": chosen["score"] - rejected["score"],
+        "chosen_tokens": chosen["num_tokens"],
+        "rejected_tokens": rejected["num_tokens"],
+    }
+
+
+def _schema_of_kept(schema: pyarrow.Schema) -> pyarrow.Schema:
+    theirs = [field for field in schema.remove_metadata() if field.name not in OURS]
+    return pyarrow.schema([*theirs, *OF_PAIR.items(), *((name, pyarrow.string()) for name in PROVENANCE)])
+
+
+class _Lengths:
+    """Tokens of the kept pairs."""
+
+    def __init__(self):
+        self._chosen = self._rejected = self._pairs = self._longer = self._unequal = 0
+
+    def add(self, chosen: int, rejected: int) -> None:
+        self._pairs += 1
+        self._chosen, self._rejected = self._chosen + chosen, self._rejected + rejected
+        self._longer, self._unequal = self._longer + (chosen > rejected), self._unequal + (chosen != rejected)
+
+    def report(self) -> dict[str, float | None]:
+        return {
+            "chosen_tokens": self._chosen / self._pairs if self._pairs else None,
+            "rejected_tokens": self._rejected / self._pairs if self._pairs else None,
+            "longer_is_chosen": self._longer / self._unequal if self._unequal else None,
+        }
+
+
+class _Correlation:
+    """Of score and tokens within the answers to one prompt."""
+
+    def __init__(self):
+        self._sums = np.zeros(3)  # of the squares of scores, of tokens, and of their products
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        scored = [row for row in rows if row["dropped_for"] is None]
+        values = np.array([(row["score"], row["num_tokens"]) for row in scored], dtype=float)
+        if len(values) > 1:
+            score, tokens = (values - values.mean(axis=0)).T
+            self._sums += (score @ score, tokens @ tokens, score @ tokens)
+
+    @property
+    def value(self) -> float | None:
+        squares_of_scores, squares_of_tokens, products = self._sums
+        norm = float(np.sqrt(squares_of_scores * squares_of_tokens))
+        return float(products) / norm if norm else None
