@@ -48,6 +48,7 @@ from open_r1.stages import KEPT, PROMPTS, stage_recipe
 from open_r1.wording import closest
 
 NO_RECIPES = (ACCELERATE_CONFIGS, HUB)
+RUBRICS = "rubrics"  # folder beside recipes
 LABEL = re.compile(r"[\w.-]+")  # of a model that is scored; becomes part of a file's name
 STEPS_WITHOUT_MODEL = ("generate", "preferences", "evaluate", "pipeline")
 STEPS_THAT_SAMPLE = ("generate", "preferences", "distill")
@@ -66,6 +67,7 @@ def check_recipe(recipe: Recipe, earlier_stages: Mapping[str, str] | None = None
         *_data_problems(recipe, earlier_stages or {}, before_run),
         *_reward_problems(recipe),
         *_judge_problems(recipe),
+        *_truth_problems(recipe),
         *_benchmark_problems(recipe),
         *_batch_problems(recipe),
         *_hardware_problems(recipe),
@@ -89,8 +91,9 @@ def not_ready(recipe: Recipe) -> list[str]:
 
 
 def all_recipes(folder: Path = RECIPES) -> list[Path]:
-    """Every recipe of the repository: each .yaml under recipes/ that is not in one of NO_RECIPES."""
+    """Every recipe of the repository: each .yaml under recipes/ that is no rubric and not in one of NO_RECIPES."""
     files = [file for file in sorted(folder.rglob("*.yaml")) if not set(NO_RECIPES) & set(file.parents)]
+    files = [file for file in files if file.parent.name != RUBRICS]
     return [Path(os.path.relpath(file)) for file in files]  # as one would type it
 
 
@@ -295,6 +298,18 @@ def _judge_problems(recipe: Recipe) -> Iterator[str]:
             load_rubric(recipe.path(recipe.preferences.rubric))
         except RecipeError as error:
             yield from (f"preferences.rubric: {line}" for line in error.lines)
+
+
+def _truth_problems(recipe: Recipe) -> Iterator[str]:
+    truth = recipe.guards.truth
+    if truth is None:
+        return
+    called = [reward.called for reward in recipe.rewards]
+    if truth not in called:
+        known = f"known: {', '.join(called)}" if called else "there is none"
+        yield f"guards.truth: no reward is called {truth!r} ({known}){closest(truth, called)}"
+    elif not recipe.eval_data:
+        yield "guards.truth: it is looked at on eval_data, which is missing; add it, and trainer.eval_strategy"
 
 
 def _chat_template(recipe: Recipe) -> str | None:

@@ -1,8 +1,9 @@
 """Every gold answer, passed back through the reward that is to judge by it: `python -m open_r1.gold_check RECIPE`.
 
 A data set whose golds the reward does not accept teaches nothing, or something wrong. Each gold is put where the recipe
-wants answers to stand, and must score 1. Where programs are judged, each row must have tests that can be, and its gold
-program, if the data has one, must pass them.
+wants answers to stand, and must score 1 by every reward that is for its row. Of instructions the gold is no answer: it
+must be one that can be read. Where programs are judged, each row must have tests that can be, and its gold program, if
+the data has one, must pass them.
 """
 
 import functools
@@ -11,17 +12,19 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from open_r1.judging.instructions import BadGold, read_instructions
 from open_r1.judging.pool import DEFAULT_CPU_SECONDS
 from open_r1.judging.programs import BadRow, read_row
 from open_r1.judging.programs.contests import codeforces_task, ioi_task
 from open_r1.recipe import Recipe, RecipeError, Reward, load_recipe
 from open_r1.rewards import code, columns_of_reward, reward_columns
 from open_r1.rewards.completion import with_answer, with_program
+from open_r1.rewards.final_answer import final_answer_reward, last_number_reward
 from open_r1.rewards.math import judge_completions
 from open_r1.sandbox import SANDBOXES
 from open_r1.stages import stage_recipe
@@ -29,6 +32,8 @@ from open_r1.stages import stage_recipe
 REPORT_FILE = "gold_check.json"
 PROGRAMS_REPORT_FILE = "program_check.json"
 JUDGES_OF_MATHEMATICS = ("accuracy", "cosine", "length")
+JUDGE_OF_INSTRUCTIONS = "instructions"
+JUDGES_BY_SOLUTION = (*JUDGES_OF_MATHEMATICS, "final_answer", "last_number", JUDGE_OF_INSTRUCTIONS)
 JUDGES_OF_PROGRAMS = ("code", "binary_code")
 TASKS_OF_CONTESTS = {"cf_code": codeforces_task, "ioi_code": ioi_task}
 GOLD_PROGRAM_COLUMNS = ("gold_standard_solution", "solution")
@@ -83,18 +88,19 @@ class GoldCheck:
             yield f"… and {len(self.failures) - limit} more"
 
 
+def judging_rewards(recipe: Recipe) -> list[Reward]:
+    """The rewards of the recipe that judge by `solution`."""
+    return [reward for reward in recipe.rewards if reward.name in JUDGES_BY_SOLUTION]
+
+
 def judging_reward(recipe: Recipe) -> Reward | None:
-    """The reward of the recipe that judges by `solution`; None if none does."""
-    return _first_reward(recipe, JUDGES_OF_MATHEMATICS)
+    """The first reward of the recipe that judges by `solution`; None if none does."""
+    return next(iter(judging_rewards(recipe)), None)
 
 
 def program_reward(recipe: Recipe) -> Reward | None:
     """The reward of the recipe that judges programs by `verification_info`; None if none does."""
-    return _first_reward(recipe, JUDGES_OF_PROGRAMS)
-
-
-def _first_reward(recipe: Recipe, names: Sequence[str]) -> Reward | None:
-    return next((reward for reward in recipe.rewards if reward.name in names), None)
+    return next((reward for reward in recipe.rewards if reward.name in JUDGES_OF_PROGRAMS), None)
 
 
 def judges_programs(recipe: Recipe) -> bool:
@@ -121,64 +127,131 @@ def gold_program_column(recipe: Recipe, section: str = "data") -> str | None:
 
 
 def row_problems(recipe: Recipe, dataset: Mapping[str, Sequence[Any]]) -> dict[int, str]:
-    """Row -> why no program can be judged by it, for the rows of which some reward of the recipe says so."""
+    """Row -> why nothing can be judged by it, for the rows of which some reward of the recipe says so."""
+    of_instructions = _problems(recipe, dataset, [JUDGE_OF_INSTRUCTIONS], lambda reward: _instructions_problem)
+    return _program_problems(recipe, dataset) | of_instructions
+
+
+def _program_problems(recipe: Recipe, dataset: Mapping[str, Sequence[Any]]) -> dict[int, str]:
+    """Row -> why no program can be judged by it."""
+    return _problems(recipe, dataset, (*JUDGES_OF_PROGRAMS, *TASKS_OF_CONTESTS), _of_programs)
+
+
+def _problems(
+    recipe: Recipe,
+    dataset: Mapping[str, Sequence[Any]],
+    names: Sequence[str],
+    problem_by: Callable[[Reward], Callable[..., str | None]],
+) -> dict[int, str]:
+    """Row -> what the first reward of one of these names that is for it says of its columns, if it says anything."""
     problems: dict[int, str] = {}
-    for reward in recipe.rewards:
-        if reward.name in JUDGES_OF_PROGRAMS:
-            read, names = read_row, ["verification_info"]
-        elif reward.name in TASKS_OF_CONTESTS:
-            read, names = TASKS_OF_CONTESTS[reward.name], columns_of_reward(reward)
-        else:
-            continue
-        sandbox = SANDBOXES[reward.parameters.get("sandbox", "local")]
-        language_problem = functools.cache(sandbox.language_problem)
+    for reward in (reward for reward in recipe.rewards if reward.name in names):
+        problem_of = problem_by(reward)
         tasks = None if reward.tasks is None else list(dataset["task"])
-        for row, columns in enumerate(zip(*(dataset[name] for name in names), strict=True)):
+        for row, columns in enumerate(zip(*(dataset[name] for name in columns_of_reward(reward)), strict=True)):
             if tasks is not None and not reward.is_for(tasks[row]):
                 continue
-            try:
-                problem = language_problem(read(*columns).language)
-            except BadRow as refusal:
-                problem = str(refusal)
-            if problem is not None:
+            if (problem := problem_of(*columns)) is not None:
                 problems.setdefault(row, problem)
     return problems
 
 
+def _of_programs(reward: Reward) -> Callable[..., str | None]:
+    read = TASKS_OF_CONTESTS.get(reward.name, read_row)
+    language_problem = functools.cache(SANDBOXES[reward.parameters.get("sandbox", "local")].language_problem)
+
+    def problem_of(*columns: Any) -> str | None:
+        try:
+            return language_problem(read(*columns).language)
+        except BadRow as refusal:
+            return str(refusal)
+
+    return problem_of
+
+
+def _instructions_problem(gold: Any) -> str | None:
+    """Why nobody can say whether an answer follows the instructions of this gold; None if that can be said."""
+    try:
+        read_instructions(gold if isinstance(gold, str) else json.dumps(gold, default=str))
+    except BadGold as refusal:
+        return str(refusal)
+    return None
+
+
 def check_golds(recipe: Recipe, golds: Sequence[str], tasks: Sequence[str] | None = None) -> GoldCheck | None:
-    """Every gold as the answer to its own problem; None if no reward of the recipe judges by a gold.
+    """Every gold as the answer to its own problem, by each reward for it; None if no reward judges a row by a gold.
 
-    `tasks` are the rows'; if the reward is for one alone, the others are passed over.
+    `tasks` are the rows'; those that no reward judges by a gold are passed over. A gold that states instructions is no
+    answer, and only read. Of a row that several rewards refuse, the first one's reason is told.
     """
-    reward = judging_reward(recipe)
-    if reward is None:
-        return None
-    num_rows = len(golds) if reward.tasks is None else sum(map(reward.is_for, tasks))
-    if not num_rows:
-        return None
     started = time.monotonic()
-    failures = [
-        failure
-        for start in range(0, len(golds), GOLDS_AT_A_TIME)
-        for failure in _refused_golds(recipe, reward, golds, tasks, range(start, len(golds))[:GOLDS_AT_A_TIME])
-    ]
-    return GoldCheck(num_rows, time.monotonic() - started, tuple(failures))
+    judged: set[int] = set()
+    failures: dict[int, Failure] = {}
+    for reward in _in_different_ways(judging_rewards(recipe)):
+        for start in range(0, len(golds), GOLDS_AT_A_TIME):
+            rows = range(start, len(golds))[:GOLDS_AT_A_TIME]
+            given = golds[rows.start : rows.stop]
+            if reward.tasks is not None:
+                judged_here = [reward.is_for(task) for task in tasks[rows.start : rows.stop]]
+                rows, given = (list(itertools.compress(each, judged_here)) for each in (rows, given))
+            judged.update(rows)
+            for failure in _refused_golds(recipe, reward, rows, given):
+                failures.setdefault(failure.row, failure)
+    if not judged:
+        return None
+    in_order = tuple(failures[row] for row in sorted(failures))
+    return GoldCheck(len(judged), time.monotonic() - started, in_order)
 
 
-def _refused_golds(
-    recipe: Recipe, reward: Reward, golds: Sequence[str], tasks: Sequence[str] | None, rows: range
-) -> Iterator[Failure]:
-    answered = ["" if gold is None else str(gold) for gold in golds[rows.start : rows.stop]]
-    if reward.tasks is not None:
-        judged_here = [reward.is_for(task) for task in tasks[rows.start : rows.stop]]
-        rows, answered = (list(itertools.compress(each, judged_here)) for each in (rows, answered))
+def _in_different_ways(rewards: Iterable[Reward]) -> list[Reward]:
+    """Of rewards that judge a gold in the same way the first."""
+    ways: dict[tuple, Reward] = {}
+    for reward in rewards:
+        judge = "mathematics" if reward.name in JUDGES_OF_MATHEMATICS else reward.name
+        settings = [reward.parameters.get(name) for name in ("answer_in", "cpu_seconds")]
+        ways.setdefault((judge, reward.tasks, *settings), reward)
+    return list(ways.values())
+
+
+def _refused_golds(recipe: Recipe, reward: Reward, rows: Sequence[int], golds: Sequence[Any]) -> Iterator[Failure]:
+    if reward.name == JUDGE_OF_INSTRUCTIONS:
+        told = ((row, _instructions_problem(gold)) for row, gold in zip(rows, golds, strict=True))
+        yield from (Failure(row, None, problem) for row, problem in told if problem is not None)
+        return
+    answered = ["" if gold is None else str(gold) for gold in golds]
+    reasons = {"final_answer": _by_final_answer, "last_number": _by_last_number}.get(reward.name, _by_mathematics)
+    for row, gold, reason in zip(rows, answered, reasons(recipe, reward, answered), strict=True):
+        if reason is not None:
+            yield Failure(row, gold, reason)
+
+
+def _by_mathematics(recipe: Recipe, reward: Reward, golds: Sequence[str]) -> list[str | None]:
+    """Why each gold is not accepted, None for those that are."""
     answer_in = reward.parameters.get("answer_in", "both")
     cpu_seconds = reward.parameters.get("cpu_seconds", DEFAULT_CPU_SECONDS)
-    completions = [with_answer(gold, recipe.thinking, answer_in) for gold in answered]
-    judged, _ = judge_completions(completions, answered, recipe.thinking, answer_in, cpu_seconds)
-    for row, gold, one in zip(rows, answered, judged, strict=True):
-        if one.verdict.score != 1.0:
-            yield Failure(row, gold, one.verdict.reason)
+    completions = [with_answer(gold, recipe.thinking, answer_in) for gold in golds]
+    judged, _ = judge_completions(completions, golds, recipe.thinking, answer_in, cpu_seconds)
+    return [None if one.verdict.score == 1.0 else one.verdict.reason for one in judged]
+
+
+def _by_final_answer(recipe: Recipe, reward: Reward, golds: Sequence[str]) -> list[str | None]:
+    told: dict[str, list[str]] = {}
+    boxed = [with_answer(gold, recipe.thinking.model_copy(update={"answer_in": "tags"}), "boxed") for gold in golds]
+    scores = final_answer_reward(
+        boxed, golds, thinking=recipe.thinking, log_extra=told.__setitem__, **reward.parameters
+    )
+    reasons = [reason.removeprefix(r"\boxed{}: ") for reason in told["final_answer_reason"]]
+    return [None if score == 1.0 else reason for score, reason in zip(scores, reasons, strict=True)]
+
+
+def _by_last_number(recipe: Recipe, reward: Reward, golds: Sequence[str]) -> list[str | None]:
+    told: dict[str, list[str]] = {}
+    behind = [with_answer(gold, recipe.thinking.model_copy(update={"answer_in": "rest"})) for gold in golds]
+    scores = last_number_reward(behind, golds, thinking=recipe.thinking, log_extra=told.__setitem__)
+    return [
+        None if score == 1.0 else "it has no number" if score is None else f"its last number is another: {number}"
+        for score, number in zip(scores, told["last_number_answer"], strict=True)
+    ]
 
 
 def check_programs(
@@ -195,7 +268,7 @@ def check_programs(
     if not judges_programs(recipe) or not len(next(iter(columns.values()))):
         return None
     started = time.monotonic()
-    problems = row_problems(recipe, columns)
+    problems = _program_problems(recipe, columns)
     failures = [Failure(row, None, reason) for row, reason in problems.items()]
     if golds is not None and (reward := program_reward(recipe)) is not None:
         failures += _wrong_golds(recipe, reward, columns["verification_info"], golds, problems, max_golds)
@@ -303,10 +376,11 @@ def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, str, GoldCheck]]:
     for each, section in ((each, section) for each in stages for section in ("data", "eval_data")):
         if not getattr(each, section):
             continue
-        reward = judging_reward(each)
-        if reward is not None and "solution" in columns_of_reward(reward):
-            data = load_data(each, ["solution", *(["task"] if reward.tasks else [])], section)
-            yield each, section, check_golds(each, data["solution"], data["task"] if reward.tasks else None)
+        if judges := judging_rewards(each):
+            by_task = any(reward.tasks for reward in judges)
+            data = load_data(each, ["solution", *(["task"] if by_task else [])], section)
+            if checked := check_golds(each, data["solution"], data["task"] if by_task else None):
+                yield each, section, checked
         if judges_programs(each):
             gold_column = gold_program_column(each, section)
             names = reward_columns(each.rewards)

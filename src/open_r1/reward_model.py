@@ -12,7 +12,7 @@ import trl
 
 from open_r1 import data, modeling, training
 from open_r1.feedback.held_out_pairs import report_on
-from open_r1.recipe import Recipe
+from open_r1.recipe import Recipe, RecipeError
 from open_r1.run_record import REWARD_MODEL_REPORT
 from open_r1.step_process import run_step
 from open_r1.training.checkpoints import WholeCheckpoints
@@ -27,14 +27,21 @@ def reward_model(recipe: Recipe, run_dir: Path) -> None:
     """Trains a reward model on the recipe's pairs, leaves it in `run_dir/model`, and what it is worth beside it."""
     training.begin(recipe)
     tokenizer = modeling.load_tokenizer(recipe)
+    arguments = trl.RewardConfig(**training.trainer_arguments(recipe, run_dir))  # first: see training.fine_tune
     trainer = RewardTrainer(
         model=modeling.load_reward_model(recipe),
-        args=trl.RewardConfig(**training.trainer_arguments(recipe, run_dir)),
+        args=arguments,
         train_dataset=data.load_data(recipe),
         eval_dataset=data.load_data(recipe, section="eval_data"),
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model, "SEQ_CLS"),
     )
+    for section, pairs in (("data", trainer.train_dataset), ("eval_data", trainer.eval_dataset)):
+        if not len(pairs):  # TRL leaves longer ones out, and does not say so
+            raise RecipeError(
+                f"{recipe.source}: {section}: no pair has both conversations within trainer.max_length "
+                f"({arguments.max_length} tokens); raise it, or give shorter ones"
+            )
     training.train(trainer, recipe, run_dir, tokenizer)
     report = report_on(*rewards_of_pairs(trainer))
     if trainer.is_world_process_zero():
@@ -48,7 +55,7 @@ def reward_model(recipe: Recipe, run_dir: Path) -> None:
 
 
 def rewards_of_pairs(trainer: RewardTrainer):
-    """Rewards and tokens of the held-out pairs: four lists of numbers, chosen, rejected, and their tokens."""
+    """Rewards and tokens of the P held-out pairs: four lists of numbers, chosen, rejected, and their tokens."""
     import torch
 
     trainer.model.eval()

@@ -14,10 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from open_r1.generation.shards import FOLDER
-from open_r1.gold_check import judging_reward
+from open_r1.gold_check import JUDGES_OF_MATHEMATICS, judging_rewards
 from open_r1.judging import shared_pool
 from open_r1.judging.mathematics.shortcut import without_algebra
-from open_r1.recipe import Recipe, RecipeError, load_recipe
+from open_r1.recipe import Recipe, RecipeError, Reward, load_recipe
+from open_r1.rewards import reward_function
 from open_r1.rewards.math import judge_completions, reason_of
 from open_r1.running import run_directory
 from open_r1.stages import KEPT, stage_recipe
@@ -114,15 +115,30 @@ def explain_sampled_row(row: pd.Series, reason: str, ran: Recipe) -> str:
         f"completion: {_text(row['completion'])}",
         *(f"{name}: {_score(row[f'reward_{name}'])}" for name in names),
     ]
-    reward = judging_reward(ran)
-    if reward is not None and pd.notna(row["refused"] or None):
+    judges = judging_rewards(ran)
+    if judges and pd.notna(row["refused"] or None):
         lines.append(f"refused: {row['refused']}")
-    elif reward is not None and reward.is_for(row.get("task")):
-        answer_in = reward.parameters.get("answer_in", "both")
-        (judged,), _ = judge_completions([row["completion"]], [row["solution"]], ran.thinking, answer_in)
-        lines.append(f"  {reward.name}_reason: {reason_of(judged)}")
+    else:
+        of_task = [reward for reward in judges if reward.is_for(row.get("task"))]
+        first = next((reward for reward in of_task if reward.name in JUDGES_OF_MATHEMATICS), None)
+        for reward in of_task:
+            if reward is first or reward.name not in JUDGES_OF_MATHEMATICS:
+                lines += [f"  {note}" for note in _notes(reward, row, ran)]
     lines.append(f"tokens: {row['num_tokens']}{', cut off' if row['truncated'] else ''}")
     return "\n".join(lines)
+
+
+def _notes(reward: Reward, row: pd.Series, ran: Recipe) -> list[str]:
+    """What a reward that judges by `solution` says of a row's answer: `name: note`."""
+    if reward.name in JUDGES_OF_MATHEMATICS:
+        answer_in = reward.parameters.get("answer_in", "both")
+        (judged,), _ = judge_completions([row["completion"]], [row["solution"]], ran.thinking, answer_in)
+        return [f"{reward.name}_reason: {reason_of(judged)}"]
+    told: dict[str, list[str]] = {}
+    reward_function(reward)(
+        [row["completion"]], [row["solution"]], thinking=ran.thinking, log_extra=told.__setitem__, **reward.parameters
+    )
+    return [f"{name}: {note}" for name, (note,) in told.items()]
 
 
 def read_completions(

@@ -29,6 +29,7 @@ from open_r1.generation import Backend, Completion, Conversation, Sampling
 from open_r1.generation.backends import thinking_after
 from open_r1.generation.progress import Watch
 from open_r1.generation.shards import Journal
+from open_r1.procedural.explanations import explained
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.rewards import accuracy_reward, binary_code_reward
 from open_r1.rewards.completion import after_thinking
@@ -201,10 +202,12 @@ def task_config(
     task_name = f"open_r1_{name}"  # LightEval's own names are taken, and a `:` in a name means an average over a family
     if benchmark.procedural is not None:
         has_tests = "verification_info" in procedural.FAMILIES[benchmark.procedural.family].COLUMNS
+        by_gold = _judge_by_tests(thinking) if has_tests else _judge_by_gold(thinking)
+        judge = _judge_by_explanation if benchmark.judge == "explanation" else by_gold
         return LightevalTaskConfig(
             name=task_name,
             prompt_function=_doc,
-            metrics=[_pass_at_1(_judge_by_tests(thinking) if has_tests else _judge_by_gold(thinking), benchmark)],
+            metrics=[_pass_at_1(judge, benchmark)],
             generation_size=benchmark.max_new_tokens,
             **_read_from(write_copy(_procedural_rows(benchmark), problems_dir / name)),
         )
@@ -395,6 +398,11 @@ def _judge_by_tests(thinking: Thinking) -> Judge:
         ]
 
     return judge
+
+
+def _judge_by_explanation(doc: Doc, texts: Sequence[str]) -> list[Judgement]:
+    """Whether each text explains its sum, and nothing of what it answers."""
+    return [Judgement(verdict) for verdict in explained(texts, [doc.specific["question"]] * len(texts))]
 
 
 def _judge_by_contest(thinking: Thinking) -> Judge:

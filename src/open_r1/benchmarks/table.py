@@ -31,8 +31,9 @@ class Benchmark:
     """Of the task's data set, those that its prompt and gold are made of: what a local copy has to have."""
     stand_ins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Column that a copy may lack -> another that tells as much, and how its value is written: {} is its place."""
-    judge: Literal["metric", "livecodebench"] = "metric"
-    """Who says whether an answer is right: the task's own metric, or its tests in the local sandbox."""
+    judge: Literal["metric", "livecodebench", "explanation"] = "metric"
+    """Who says whether an answer is right: the task's own metric, its tests in the local sandbox, or the measure of the
+    tiny explanations."""
 
 
 # DeepSeek-R1's README (4. Evaluation Results): "the maximum generation length is set to 32,768 tokens […] a temperature
@@ -89,6 +90,22 @@ BENCHMARKS: dict[str, Benchmark] = {
         max_new_tokens=72,
         source="ours: programs of four steps, held out; the tiny models are trained at this sampling",
         procedural=Procedural(family="tiny_programs", split="test", num_problems=500, seed=0),
+    ),
+    "tiny_explanations": Benchmark(
+        task="tiny_explanations",
+        samples=1,
+        temperature=1.0,
+        top_p=1.0,
+        max_new_tokens=80,
+        source="ours: the sums of tiny_sums; an answer counts if it names every intermediate sum in order",
+        procedural=Procedural(
+            family="basic_arithmetic",
+            split="test",
+            num_problems=1000,
+            seed=0,
+            parameters={"min_terms": 7, "max_terms": 7, "min_digits": 1, "max_digits": 1},
+        ),
+        judge="explanation",
     ),
     # MATH's own answers are what stands in the box of its worked solutions, so a copy may bring the answer alone.
     "math_500": _as_r1("math_500", 4, ("problem", "solution"), stand_ins={"solution": ("answer", r"$\boxed{{{}}}$")}),

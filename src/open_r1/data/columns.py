@@ -48,6 +48,8 @@ def with_task(recipe: Recipe, source: DataSource, dataset):
 
 def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, dataset, wanted: Sequence[str]):
     """The rows with the wanted columns (and, for a step that samples, the others), all texts as conversations."""
+    if source.rubric is not None:
+        return _as_verdicts(recipe, source_key, source, dataset)
     halves = [column for column in ROLES if column in wanted]
     has = set(dataset.column_names)
     if "chosen" in wanted and has.issuperset(ANSWERS) and _are_whole(dataset):
@@ -86,6 +88,27 @@ def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, da
                 features=_replaced(dataset.features, column, {column: _conversation()}),
             )
     return dataset
+
+
+def _as_verdicts(recipe: Recipe, source_key: str, source: DataSource, dataset):
+    """Labelled answers as what a judge is asked about each, and the verdict that it should give."""
+    from open_r1.feedback import load_rubric
+    from open_r1.feedback.labels import labelled
+
+    for column in ("prompt", "completion", "scores"):
+        if column not in dataset.column_names:
+            raise RecipeError(
+                f"{recipe.source}: {source_key}.rubric: it needs labelled answers, with prompt, completion and scores; "
+                f"add {source_key}.columns.{column}"
+            )
+    rubric = load_rubric(recipe.path(source.rubric))
+    rows = []
+    for number, row in enumerate(dataset.select_columns(["prompt", "completion", "scores"])):
+        try:
+            rows.append(labelled(rubric, **row))
+        except ValueError as error:
+            raise RecipeError(f"{recipe.source}: {source_key}: row {number}: {error}") from None
+    return type(dataset).from_list(rows)
 
 
 def _split_messages(rows: dict) -> dict:

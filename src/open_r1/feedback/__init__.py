@@ -7,6 +7,7 @@ scores differ by more than 1 (Nature s41586-025-09422-z, Methods).
     asking          rubric, conversation, answers -> the messages that a judge gets, and the JSON schema of its verdict
     reading         the text of a verdict -> scores, or None
     orders          which answers the judge sees together, in which order, how often
+    labels          labelled answers -> what a judge is asked, and the verdict that it should give
     cache           verdicts on disk: what is judged once is not paid for again
     spending        tokens and money, and the end of a run that would use too many
     judge           all of it: answers -> scores

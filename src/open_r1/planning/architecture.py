@@ -58,6 +58,8 @@ class Architecture:
     max_positions: int | None = None
     latent: LatentAttention | None = None
     experts: Experts | None = None
+    rewards: bool = False
+    """A reward model: one output for a whole text in the place of the LM head."""
 
     @property
     def queries(self) -> int:
@@ -101,11 +103,18 @@ class Architecture:
     @property
     def num_multiplied(self) -> int:
         """N of 6 N FLOP a token: active ones that it is multiplied with; looking an embedding up costs nothing."""
-        return self.num_active_parameters - (0 if self.tied else self.vocabulary * self.hidden)
+        looked_up = self.rewards or not self.tied
+        return self.num_active_parameters - (self.vocabulary * self.hidden if looked_up else 0)
+
+    @property
+    def num_heads_and_embeddings(self) -> int:
+        """Matrices of the vocabulary's size, tied ones counted twice: what no layer has."""
+        return 1 if self.rewards else 2
 
     def num_lora_parameters(self, rank: int) -> int:
-        """Adapters on every linear layer of a dense model."""
-        return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linears)
+        """Adapters on every linear layer of a dense model; of a reward model its new head too, which is trained whole."""
+        adapters = self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linears)
+        return adapters + (self.hidden if self.rewards else 0)
 
     def num_parameters_read(self, tokens_at_once: float) -> float:
         """Parameters that a decoding step of so many tokens reads: the experts that none of them is sent to stay out.
@@ -171,8 +180,8 @@ class Architecture:
             router = experts.num_routed * (h + 1)
             each = 3 * h * experts.intermediate
             feed_forward += (self.layers - num_dense) * (router + (num_routed + experts.num_shared) * each)
-        embeddings = self.vocabulary * h * (1 if self.tied else 2)
-        return round(self.layers * attention + feed_forward + h + embeddings)
+        embeddings = self.vocabulary * h * (1 if self.tied or self.rewards else 2)
+        return round(self.layers * attention + feed_forward + h + embeddings + (h if self.rewards else 0))
 
 
 def architecture_of_config(config: Mapping[str, Any]) -> Architecture:

@@ -41,6 +41,13 @@ class Assumptions:
     rows: int | None = _assumed(None, "of the data, where they are not known", "the data set's card")
     tokens_per_row: float | None = _assumed(None, "of supervised data, prompt and answer", "the data set's card")
     kept_share: float = _assumed(0.5, "of a teacher's traces that the rewards verify", "assumed")
+    pair_share: float = _assumed(0.5, "of prompts that give a pair of a better and a worse answer", "assumed")
+    rubric_tokens: float = _assumed(
+        500, "of a request to a judge beside what was asked and answered: system message, principles, form", "assumed"
+    )
+    mean_verdict_tokens: float | None = _assumed(
+        None, "of a verdict, instead of the share of its limit", "your own runs"
+    )
     weight_sync_gb_per_second: float = _assumed(10, "at which weights go to the engine before each rollout", "assumed")
     start_seconds: float = _assumed(300, "to start a run on GPUs: imports, loading, the engine's graphs", "assumed")
 

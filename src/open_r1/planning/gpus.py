@@ -62,7 +62,7 @@ GPUS = {
 def gpu_of(recipe: Recipe) -> Gpu:
     """The GPU of a recipe, or the one that is guessed where it names none. Raises RecipeError if it is unknown."""
     hardware = recipe.hardware
-    if not hardware.gpus_per_node and hardware.vllm is None:
+    if not hardware.gpus_per_node and hardware.vllm is None and hardware.judge is None:
         return GPUS["cpu"]
     name = hardware.gpu or GUESSED_GPU
     if name not in GPUS or name == "cpu":

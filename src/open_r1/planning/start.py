@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from open_r1.hub import hub_model
 from open_r1.places import RECIPES, RUNS
 from open_r1.planning.architecture import Architecture, architecture_of_config
 from open_r1.recipe import STAGE_REFERENCE, Recipe, RecipeError, is_path, load_recipe
+from open_r1.rewards import models_of_rewards
 from open_r1.stages import stage_recipe
 
 CHARACTER_VOCABULARY = 105  # tokens of modeling.character_tokenizer, with which `pretrain` starts
@@ -19,6 +21,8 @@ def architecture_of(recipe: Recipe, stages: Mapping[str, Architecture] | None = 
 
     Raises RecipeError if nothing says it.
     """
+    if recipe.step == "reward_model":
+        return replace(architecture_of_name(recipe, "model.name", recipe.model.name, stages), rewards=True)
     if recipe.model.architecture is not None:
         return _of_config(
             recipe, "model.architecture", {"vocab_size": CHARACTER_VOCABULARY, **recipe.model.architecture}
@@ -45,6 +49,14 @@ def architecture_of_name(
     if maker is None:
         raise RecipeError(f"{recipe.source}: {key}: no model at {path} (it has no config.json), and no recipe makes it")
     return architecture_of(maker)
+
+
+def reward_models_of(recipe: Recipe, stages: Mapping[str, Architecture] | None = None) -> dict[int, Architecture]:
+    """The reward models that the recipe's rewards ask, by their position. Raises RecipeError if nothing says one."""
+    return {
+        index: replace(architecture_of_name(recipe, f"rewards.{index}.model", name, stages), rewards=True)
+        for index, name in models_of_rewards(recipe)
+    }
 
 
 def recipe_that_makes(model: Path) -> Recipe | None:

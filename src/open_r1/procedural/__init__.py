@@ -1,7 +1,8 @@
 """Problems that the computer makes, with worked solutions in several styles, in splits that cannot overlap.
 
-A family is a module of this package: sums from reasoning-gym, small programs and small talk of our own. It draws
-problems and writes their solutions down; which split a problem belongs to, and that none comes twice, is decided here.
+A family is a module of this package: sums from reasoning-gym and explanations of them, small programs, small talk. It
+draws problems and writes their solutions down; which split a problem belongs to, and that none comes twice, is decided
+here.
 
 A problem belongs to the split that a hash of its `unordered` parts falls into, so no held-out problem is seen in
 training, in whatever order its parts stand: `7+5+8` and `8+7+5` are on the same side.
@@ -13,10 +14,15 @@ from collections.abc import Hashable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
-from open_r1.procedural import chat, programs, sums
+from open_r1.procedural import chat, explanations, programs, sums
 from open_r1.recipe import Procedural
 
-FAMILIES: dict[str, ModuleType] = {"basic_arithmetic": sums, "tiny_programs": programs, "tiny_chat": chat}
+FAMILIES: dict[str, ModuleType] = {
+    "basic_arithmetic": sums,
+    "tiny_programs": programs,
+    "tiny_chat": chat,
+    "tiny_explanations": explanations,
+}
 SPLIT_BUCKETS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
 NUM_BUCKETS = 10
 

@@ -76,6 +76,8 @@ def dump_recipe(recipe: Recipe) -> str:
     if values["model"]["chat_template"]:
         values["model"]["chat_template"] = str(recipe.path(values["model"]["chat_template"]))
     for source in (*values["data"], *values["eval_data"]):
+        if source["rubric"]:
+            source["rubric"] = str(recipe.path(source["rubric"]))
         if source["path"] and not source["path"].startswith(STAGE_REFERENCE):
             source["path"] = str(recipe.path(source["path"]))
     if values["evaluate"]:

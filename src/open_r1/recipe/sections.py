@@ -67,7 +67,8 @@ class Procedural(Section):
     """Problems that the computer makes, and how their solutions are written down."""
 
     family: str
-    """basic_arithmetic (reasoning-gym's sums), tiny_programs (programs with tests) or tiny_chat (small talk)."""
+    """basic_arithmetic (reasoning-gym's sums), tiny_programs (programs with tests), tiny_chat (small talk) or
+    tiny_explanations (explanations of sums with scores)."""
     num_problems: int = Field(gt=0)
     split: Literal["train", "validation", "test"] = "train"
     seed: int = 0
@@ -101,6 +102,9 @@ class DataSource(Section):
     """Column -> [lowest, highest], both included: only rows within are used, e.g. `pass_rate: [0.1, 0.9]`."""
     sort_by: str | None = None
     """Column by which the rows are put in order, `-column` for falling; a curriculum if nothing shuffles them later."""
+    rubric: str | None = None
+    """A rubric, for step sft: of rows with prompt, completion and `scores` (JSON, a score for each principle) it makes
+    what a judge is asked and the verdict that it should give, so that a judge learns from labelled answers."""
     task: str | None = None
     """What kind of problem the rows are, e.g. math or code: rewards can be for one task alone (`rewards.N.task`)."""
     weight: float | None = Field(default=None, gt=0)
@@ -420,11 +424,20 @@ class Guards(Section):
     """Share of the entropy of the first `entropy_steps` logs. A sign of collapse if so many logs in a row are below it,
     and reward has not risen since the start or has fallen from its best."""
     entropy_steps: int = Field(default=10, gt=1)
+    truth: str | None = None
+    """The reward, by its name or label, whose values on eval_data (from 0 to 1) tell what is really wanted, e.g. one of
+    weight 0; default: the first that verifies, if there is one."""
     max_eval_drop: float | None = Field(default=2.0, gt=0)
-    """Standard errors. A sign of reward hacking if verified accuracy on eval_data is further below its best, and the
-    reward in training higher than it was then."""
+    """Standard errors. A sign of reward hacking if the truth on eval_data is further below its best, and the reward in
+    training higher than it was then."""
+    max_length_drift: float | None = Field(default=None, gt=1)
+    """A sign of hacking if completions are so many times as long as in the first `entropy_steps` logs, or as short."""
+    max_kl: float | None = Field(default=None, gt=0)
+    """Nats a token. A sign of hacking if the policy is further from the reference (with trainer.beta) in each of
+    `entropy_steps` logs."""
     stop_on_signs: bool = False
-    """Stop at a sign of collapse or hacking; else it is a warning, printed once and kept in warnings.jsonl."""
+    """Stop at a sign of collapse or hacking; else it is a warning, printed once and kept in warnings.jsonl. With
+    trainer.load_best_model_at_end a run that stops so is done, and its model the best checkpoint."""
     weight_sync_timeout_seconds: float | None = Field(default=600.0, gt=0)
     """Stop if vLLM has not taken over the weights by then."""
 

@@ -33,6 +33,7 @@ RATIOS = {  # metric -> what it is of, and what can be done about it
 VERIFIED = ("accuracy", "binary_code", "code", "cf_code", "ioi_code")  # rewards from 0 to 1 that no style can raise
 MAX_UNJUDGED_LOGS = 3
 STANDARD_ERRORS_OF_REWARD = 2.0  # by which two means of rewards have to differ before one counts as higher
+STOP = "guards.stop_on_signs: true"
 KEPT_GAIN = 0.5  # of the best reward's gain; the best of many means is always somewhat higher than the last
 
 Log = dict[str, Any]
@@ -72,21 +73,28 @@ class GuardCallback(TrainerCallback):
         signs = {
             "guards.min_entropy_share": _collapsed_entropy(self._guards, logs),
             "guards.max_eval_drop": _hacked_reward(self._guards, logs, self._num_eval_problems),
+            "guards.max_length_drift": _drifting_length(self._guards, logs),
+            "guards.max_kl": _far_from_reference(self._guards, logs),
         }
         for key, reason in signs.items():
-            if reason and self._guards.stop_on_signs:
+            if not reason or control.should_training_stop:
+                continue
+            keeps_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
+            if self._guards.stop_on_signs and not keeps_best:
                 raise RunStopped(f"stopped at step {step}: {reason} ({key}: null goes on all the same)")
-            if reason and key not in self._warned:
+            control.should_training_stop = self._guards.stop_on_signs
+            if key not in self._warned:
                 self._warned.add(key)
                 if state.is_world_process_zero:
-                    self._warn({"step": step, "key": key, "reason": reason})
+                    self._warn({"step": step, "key": key, "reason": reason}, control.should_training_stop)
 
-    def _warn(self, warning: dict[str, Any]) -> None:
+    def _warn(self, warning: dict[str, Any], stops: bool) -> None:
+        kind, mend = ("stopped", "the best checkpoint is kept") if stops else ("warning", f"{STOP} stops")
         print(
-            f"warning at step {warning['step']}: {warning['reason']} ({warning['key']}: null does not look, "
-            f"guards.stop_on_signs: true stops)",
+            f"{kind} at step {warning['step']}: {warning['reason']} ({warning['key']}: null does not look; {mend})",
             file=sys.stderr,
         )
+        warning = {**warning, "stopped": True} if stops else warning
         with self._file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(warning) + "\n")
 
@@ -175,7 +183,7 @@ def _hacked_reward(guards: Guards, logs: Sequence[Log], num_problems: int) -> st
     limit = guards.max_eval_drop
     if limit is None or not num_problems:
         return None
-    for name in VERIFIED:
+    for name in VERIFIED if guards.truth is None else (guards.truth,):
         key = f"{EVALUATION}rewards/{name}/mean"
         if _number(logs[-1], key) is None:
             continue
@@ -191,6 +199,31 @@ def _hacked_reward(guards: Guards, logs: Sequence[Log], num_problems: int) -> st
                 f"trainer.load_best_model_at_end or trainer.max_steps"
             )
     return None
+
+
+def _drifting_length(guards: Guards, logs: Sequence[Log]) -> str | None:
+    limit, key, num_logs = guards.max_length_drift, "completions/mean_length", guards.entropy_steps
+    lengths = [length for log in logs if (length := _number(log, key)) is not None]
+    if limit is None or len(lengths) < 2 * num_logs or _number(logs[-1], key) is None:
+        return None
+    at_first, now = statistics.fmean(lengths[:num_logs]), statistics.fmean(lengths[-num_logs:])
+    if at_first / limit <= now <= at_first * limit:
+        return None
+    return (
+        f"completions have {now:.0f} tokens, and had {at_first:.0f} at first: what is rewarded may be their length; "
+        f"read the completions (make why)"
+    )
+
+
+def _far_from_reference(guards: Guards, logs: Sequence[Log]) -> str | None:
+    limit, num_logs = guards.max_kl, guards.entropy_steps
+    if limit is None or _in_a_row(logs, "kl", lambda kl: kl > limit) < num_logs:
+        return None
+    return (
+        f"the policy was {logs[-1]['kl']:.3g} nats a token from its reference, more than {limit:g} in {num_logs} logs "
+        f"in a row: a reward model knows nothing of answers so different from its pairs; raise trainer.beta, or lower "
+        f"trainer.learning_rate"
+    )
 
 
 def _evaluations(logs: Sequence[Log], key: str) -> Iterator[tuple[float, float | None]]:
