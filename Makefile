@@ -13,11 +13,11 @@ SIDE_BY_SIDE ?= -n auto --maxprocesses 4 --dist loadfile
 # $(call need_recipe,step) stops with one line if no recipe was named.
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
-.PHONY: help install test slow slurm-test check check-data rehearse plan slurm pin new-recipe evidence pages why sft grpo \
-	generate distill evaluate r1 base study report profile decontaminate push leaderboard lint clean
+.PHONY: help install test slow slurm-test check check-data rehearse plan slurm pin new-recipe evidence pages why sft \
+	preferences reward_model dpo grpo generate distill evaluate r1 base study report profile decontaminate push leaderboard lint clean
 
 help:  ## this list
-	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "  RECIPE=recipes/… names the recipe; ARGS=\"trainer.learning_rate=1e-5 seed=1\" overrides its values."
 
 install: $(STAMP)  ## the virtual environment with the tested versions (done by the other targets too)
@@ -72,11 +72,14 @@ evidence: $(STAMP)  ## keep what a finished run gave beside its recipe: make evi
 pages: $(STAMP)  ## the tables in the recipes' READMEs, and recipes/README.md
 	@$(BIN)/python -m open_r1.contributing.pages $(ARGS)
 
-sft grpo generate distill evaluate: $(STAMP)
+sft preferences reward_model dpo grpo generate distill evaluate: $(STAMP)
 	$(call need_recipe,$@)
 	@$(BIN)/python -m open_r1.launch $@ $(RECIPE) $(ARGS)
 
 sft:  ## cold start: supervised fine-tuning of RECIPE
+preferences:  ## prompts of RECIPE answered, judged by a model, and kept as pairs of a better and a worse answer
+reward_model:  ## a number for each answer, learned from the pairs of RECIPE
+dpo:  ## direct preference optimization on the pairs of RECIPE
 grpo:  ## reinforcement learning with the rewards of RECIPE
 generate:  ## prompts of RECIPE answered, judged, and what is right and readable kept as a data set with pass rates
 distill:  ## a student learns from a teacher's verified traces, as RECIPE says

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
 
-from open_r1 import planning
+from open_r1 import modeling, planning
 from open_r1.check import all_recipes
+from open_r1.feedback.orders import units_of
 from open_r1.hub import hub_model
 from open_r1.places import RUNS
 from open_r1.planning.__main__ import main
@@ -17,14 +19,14 @@ from open_r1.planning.architecture import Architecture, architecture_of_config
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.gpus import GPUS
 from open_r1.planning.layouts import Layout
-from open_r1.planning.memory import GIB, SAMPLING, SERVING, TRAINING, memory_of
+from open_r1.planning.memory import GIB, JUDGING, SAMPLING, SERVING, TRAINING, memory_of
 from open_r1.planning.mends import compared, mends_of, with_overrides
 from open_r1.planning.plan import plan_of, plans_of
 from open_r1.planning.start import CHARACTER_VOCABULARY, recipe_that_makes
 from open_r1.planning.tables import hardware_text
 from open_r1.planning.throughput import Engines, passes_over_logprobs, rollout_seconds
 from open_r1.planning.work import Rows, Sampling, work_of
-from open_r1.recipe import Recipe, RecipeError, load_recipe
+from open_r1.recipe import Model, Recipe, RecipeError, load_recipe
 
 H100 = GPUS["h100_80gb"]
 SMALL = {
@@ -83,6 +85,14 @@ def model_of(config: dict, dtype: torch.dtype = torch.float32):
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **fields), dtype=dtype)
 
 
+def reward_model_of(config: dict):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    fields |= {"num_labels": 1, "pad_token_id": 0}
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(config["model_type"], **fields))
+
+
 # --- Parameters
 
 
@@ -118,6 +128,26 @@ def test_adapters_are_counted_as_peft_does():
     model = get_peft_model(model_of(CONFIGS["qwen2"]), LoraConfig(r=4, target_modules="all-linear"))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert architecture_of_config(CONFIGS["qwen2"]).num_lora_parameters(4) == trained
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "deepseek_v3"])
+def test_parameters_of_a_reward_model_are_counted_as_transformers_does(name):
+    with torch.device("meta"):
+        model = reward_model_of(CONFIGS[name])
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    architecture = replace(architecture_of_config(CONFIGS[name]), rewards=True)
+    assert architecture.num_parameters == counted
+    looked_up = model.model.embed_tokens.weight.numel()
+    assert architecture.num_multiplied == counted - looked_up
+
+
+def test_adapters_of_a_reward_model_are_counted_as_peft_does_with_its_new_head():
+    from peft import get_peft_model
+
+    lora = modeling.lora_config(Model(lora={"r": 4}), "SEQ_CLS")
+    model = get_peft_model(reward_model_of(CONFIGS["qwen2"]), lora)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert replace(architecture_of_config(CONFIGS["qwen2"]), rewards=True).num_lora_parameters(4) == trained
 
 
 def test_vocabulary_of_a_model_from_scratch_is_the_character_tokenizer_s():
@@ -234,6 +264,16 @@ def grpo(trainer: dict | None = None, **sections) -> dict:
     return recipe
 
 
+def dpo(trainer: dict | None = None, **sections) -> dict:
+    """As a recipe of pairs: what its sums would give is looked at by no plan."""
+    return {**sft(trainer, **sections), "step": "dpo"}
+
+
+def reward_model(trainer: dict | None = None, **sections) -> dict:
+    held_out = [{"path": "held_out.jsonl"}]
+    return {**sft(trainer, **sections), "step": "reward_model", "eval_data": held_out}
+
+
 def pretrain() -> dict:
     trainer = {**CPU_TRAINER, "max_length": 64, "per_device_train_batch_size": 2}
     return {"step": "pretrain", "model": {"architecture": SMALLEST_MODEL}, "data": [sums(64)], "trainer": trainer}
@@ -289,13 +329,27 @@ def test_layout_shares_out(kind, dtype, bytes_each, write_recipe):
         ),
         (grpo({"gradient_checkpointing": False}), ["all layers"], ["layer inputs", "one layer"]),
         (grpo(model={"name": "Qwen/Qwen2.5-7B", "attn_implementation": "flash_attention_2"}), [], ["attention mask"]),
+        (dpo(), ["reference model", "LM head"], ["reward head"]),
+        (dpo({"precompute_ref_log_probs": True}), [], ["reference model"]),
+        (dpo(model={"name": "Qwen/Qwen2.5-7B", "lora": {"r": 8}}), [], ["reference model"]),
+        (reward_model(), ["reward head"], ["LM head", "reference model"]),
     ],
-    ids=["colocated", "reference", "server", "no checkpointing", "flash attention"],
+    ids=[
+        *("colocated", "reference", "server", "no checkpointing", "flash attention"),
+        *("dpo", "dpo, precomputed", "dpo with adapters", "reward model"),
+    ],
 )
 def test_rows_are_those_that_mean_something(sections, present, absent, write_recipe):
     (plan,) = plans_of(recipe_of(write_recipe, sections))
     assert set(present) <= set(plan.memory.rows)
     assert not set(absent) & set(plan.memory.rows)
+
+
+@pytest.mark.parametrize("sections", [dpo, reward_model])
+def test_pair_is_two_rows_to_a_layer(sections, write_recipe):
+    of_pairs, of_rows = (plans_of(recipe_of(write_recipe, each()))[0].memory.rows for each in (sections, sft))
+    for row in ("layer inputs", "one layer", "attention mask"):
+        assert of_pairs[row] == pytest.approx(2 * of_rows[row])
 
 
 def test_engine_that_does_not_sleep_takes_its_share_while_the_policy_trains(write_recipe):
@@ -319,6 +373,14 @@ MISFITS = {
     "all weights on 24 GB": sft({"max_length": 2048}, model={"name": "Qwen/Qwen2.5-1.5B"}, hardware=ON_24),
     "no room for one completion": grpo({"vllm_gpu_memory_utilization": 0.2}),
     "copies of everything": sft(hardware={"gpus_per_node": 8, "accelerate": "ddp", "gpu": "h100_80gb"}),
+    "a policy and the one that it began as": dpo(
+        {"max_length": 2048}, model={"name": "Qwen/Qwen2.5-1.5B"}, hardware=ON_24
+    ),
+    "a reward model beside the policy": grpo(
+        {"vllm_gpu_memory_utilization": 0.35},
+        rewards=[{"name": "reward_model", "model": "Qwen/Qwen2.5-7B"}],
+        model={"name": "Qwen/Qwen2.5-7B", "dtype": "bfloat16"},
+    ),
     "a server's copy on one GPU": {
         "step": "generate",
         "model": {"name": "Qwen/Qwen2.5-32B"},
@@ -374,6 +436,20 @@ def test_steps_and_tokens_of_supervised_training(trainer, rows_per_step, tokens_
     assert (work.rows_per_step, work.tokens_per_row, work.steps) == (rows_per_step, tokens_per_row, steps)
 
 
+@pytest.mark.parametrize("sections", [dpo, reward_model])
+def test_steps_are_of_pairs_and_tokens_of_both_sequences(sections, write_recipe):
+    trainer = {"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": 2}
+    work = work_of(recipe_of(write_recipe, sections(trainer)), Assumptions(tokens_per_row=1000))
+    assert (work.pairs_per_step, work.rows_per_step, work.steps) == (16, 32, 2 * 64 / 16)
+    assert work.tokens == 2 * 2 * 64 * 1000
+
+
+def test_part_of_the_data_is_counted_as_such(write_recipe):
+    data = [{**sums(64), "part": [0.25, 0.75]}]
+    work = work_of(recipe_of(write_recipe, sft({"max_steps": -1, "num_train_epochs": 1}, data=data)), Assumptions())
+    assert work.steps == 32 / 8
+
+
 def test_tokens_that_nobody_knows_are_an_upper_bound_that_says_so(write_recipe):
     work = work_of(recipe_of(write_recipe, sft()), Assumptions())
     assert work.tokens_per_row == 4096
@@ -402,6 +478,20 @@ def test_steps_and_rollouts_of_grpo(trainer, steps, prompts_per_step, num_rollou
 )
 def test_passes_over_logprobs_are_those_that_trl_makes(trainer, passes, write_recipe):
     assert passes_over_logprobs(recipe_of(write_recipe, grpo(trainer))) == passes
+
+
+@pytest.mark.parametrize(
+    ("sections", "passes"),
+    [
+        (dpo(), 1),
+        (dpo(model={"name": "Qwen/Qwen2.5-7B", "lora": {"r": 8}}), 1),
+        (dpo({"precompute_ref_log_probs": True, "max_steps": -1, "num_train_epochs": 4}), 0.25),
+        (reward_model(), 0),
+    ],
+    ids=["reference", "adapters off", "before the first of four epochs", "reward model"],
+)
+def test_reference_of_dpo_reads_the_pairs(sections, passes, write_recipe):
+    assert passes_over_logprobs(recipe_of(write_recipe, sections)) == passes
 
 
 def test_decoding_is_bound_by_what_is_read():
@@ -551,11 +641,154 @@ def test_student_trains_on_what_is_kept_of_its_teacher_s(write_recipe):
     assert plan.work.steps == 48 / 8
 
 
-# --- Data that a run makes, and mixtures
+# --- Judges and reward models
 
 
 TRACES = {"name": "open-r1/Mixture-of-Thoughts", "config": "math"}  # 93,733 rows of 6,300 tokens
 TALK = {"name": "HuggingFaceTB/smol-smoltalk"}  # 460,341 rows of 980
+
+RUBRIC = str(REPOSITORY / "recipes" / "tiny-rlaif" / "rubrics" / "order.yaml")
+JUDGE = {"name": "Qwen/Qwen2.5-7B", "max_completion_length": 100}
+EXACT = Assumptions(mean_completion_tokens=1000, mean_verdict_tokens=50, rubric_tokens=200, pair_share=0.25)
+
+
+def preferences(keys: dict | None = None, judge: dict | None = None, **sections) -> dict:
+    asked = generate(**sections)
+    section = {**asked.pop("generate"), "rubric": RUBRIC, **(keys or {})}
+    return {**asked, "step": "preferences", "preferences": section, "judge": judge or JUDGE}
+
+
+@pytest.mark.parametrize(
+    ("samples", "judgements", "candidates"), [(4, 4, 1), (4, 4, 2), (4, 2, 4), (3, 4, 2), (5, 2, 3)]
+)
+def test_verdicts_are_as_many_as_the_judge_is_asked_for(samples, judgements, candidates, write_recipe):
+    judge = {**JUDGE, "judgements": judgements, "candidates": candidates}
+    plan = plan_named(write_recipe, preferences({"samples": samples}, judge), EXACT)
+    units = units_of([], [str(number) for number in range(samples)], judgements, candidates)
+    assert plan.work.judging.number == 64 * sum(len(unit) for unit in units)
+    assert plan.work.judging.prompt_tokens == 256 + 200 + candidates * 1000
+    assert plan.work.kept == Rows(16, 1256)  # pairs; a quarter of the prompts
+
+
+def test_judge_in_each_process_stays_beside_the_policy(write_recipe):
+    hardware = {"gpu": "h100_80gb", "gpus_per_node": 2, "accelerate": "ddp"}
+    judged, alone = (
+        plan_named(write_recipe, sections, EXACT)
+        for sections in (
+            preferences({"batch_size": 8}, hardware=hardware),
+            generate({"batch_size": 8}, hardware=hardware),
+        )
+    )
+    weights = 4 * 7_615_616_512 / GIB
+    assert judged.memory.rows["judge"] == pytest.approx(weights)
+    assert judged.memory.rows[SAMPLING] == pytest.approx(alone.memory.rows[SAMPLING] + weights)
+    assert judged.memory.rows[JUDGING] > 2 * weights
+    assert set(judged.time.seconds) == {"sampling", "judging", "start"}
+
+
+def test_judge_that_is_served_has_gpus_of_its_own(write_recipe):
+    hardware = {"gpu": "h100_80gb", "vllm": {"data_parallel_size": 2}, "judge": {"data_parallel_size": 2}}
+    plan, unjudged = (
+        plan_named(write_recipe, sections, EXACT) for sections in (preferences(hardware=hardware), generate())
+    )
+    assert plan.memory.rows["judge's share"] == plan.memory.rows[JUDGING] == pytest.approx(0.9 * 80)
+    assert plan.memory.rows[SERVING] == unjudged.memory.rows[SERVING]
+    assert "judge" not in plan.memory.rows
+    assert (plan.nodes.gpus, unjudged.nodes.gpus) == (4, 2)
+    assert hardware_text(plan) == "4 h100_80gb, vLLM, 2 of them for the judge"
+    assert plan.time.seconds["judging"] > 0
+
+
+def test_judge_behind_an_endpoint_costs_what_its_prices_say(write_recipe, capsys):
+    """1,024 requests of 1,456 tokens, answered by 50 each."""
+    prices = {"usd_per_million_prompt_tokens": 2.0, "usd_per_million_completion_tokens": 8.0}
+    judge = {"endpoint": ENDPOINT, "max_completion_length": 100, **prices}
+    plan, unpriced = (
+        plan_named(write_recipe, preferences(judge=each), EXACT)
+        for each in (judge, {"endpoint": ENDPOINT, "max_completion_length": 100})
+    )
+    assert plan.judge_usd == pytest.approx((1024 * 1456 * 2 + 1024 * 50 * 8) / 1e6)
+    assert plan.usd == pytest.approx(unpriced.usd + plan.judge_usd)
+    assert unpriced.judge_usd is None
+    assert "judging" not in plan.time.seconds
+    assert JUDGING not in plan.memory.rows
+    assert main([str(write_recipe(**preferences(judge=judge)))]) == 0
+    assert " by judge.usd_per_million_…" in capsys.readouterr().out
+
+
+def rewarded(*rewards: dict, **sections) -> dict:
+    """GRPO on three rows of mathematics for each general one."""
+    data = [{**TRACES, "task": "math", "weight": 3}, {**TALK, "task": "general", "weight": 1}]
+    trainer = {"max_steps": 100, "gradient_accumulation_steps": 4}
+    return grpo(trainer, data=data, mixture={"num_rows": 4000}, rewards=["accuracy", *rewards], **sections)
+
+
+REWARD_MODEL = {"name": "reward_model", "model": "Qwen/Qwen2.5-1.5B", "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("reward", "share"),
+    [
+        ({}, 1.0),
+        ({"first_step": 76}, 0.25),
+        ({"last_step": 10}, 0.1),
+        ({"first_step": 101}, 0.0),
+        ({"task": "general"}, 0.25),
+        ({"task": ["math", "general"]}, 1.0),
+        ({"task": "general", "first_step": 76}, 0.0625),
+    ],
+    ids=["all", "last steps", "first steps", "never", "task", "tasks", "task in the last steps"],
+)
+def test_reward_model_reads_the_completions_that_it_is_for(reward, share, write_recipe):
+    plan = plan_named(write_recipe, rewarded({**REWARD_MODEL, **reward}), EXACT)
+    assert plan.work.tokens_of_reward_models == {1: pytest.approx(share * 100 * 32 * 1256)}
+    whole = plan_named(write_recipe, rewarded(REWARD_MODEL), EXACT)
+    assert plan.time.seconds["reward models"] == pytest.approx(share * whole.time.seconds["reward models"])
+
+
+def test_reward_model_lies_whole_on_each_gpu(write_recipe):
+    with_model, without = (
+        plan_named(write_recipe, rewarded(*rewards), EXACT).memory.rows for rewards in ((REWARD_MODEL,), ())
+    )
+    (model,) = plan_named(write_recipe, rewarded(REWARD_MODEL), EXACT).raters.reward_models.values()
+    assert with_model["reward model"] == pytest.approx(2 * model.num_parameters / GIB)
+    for total in (TRAINING, SAMPLING):
+        assert with_model[total] == pytest.approx(without[total] + with_model["reward model"])
+    held = sum(with_model[row] for row in ("weights", "optimizer", "reward model", "rewarding", "reserve"))
+    assert with_model[JUDGING] == pytest.approx(held)  # vLLM sleeps
+
+
+def test_reward_model_of_an_earlier_stage_is_known(write_recipe):
+    write_recipe("train.yaml", **reward_model(model={"name": "Qwen/Qwen2.5-1.5B"}))
+    write_recipe("rl.yaml", **grpo(rewards=[REWARD_MODEL]))
+    stages = [
+        {"name": "judge", "recipe": "train.yaml"},
+        {"name": "rl", "recipe": "rl.yaml", "set": {"rewards.0.model": "stage:judge"}},
+    ]
+    trained, rl = plans_of(load_recipe(write_recipe(step="pipeline", stages=stages)), EXACT)
+    assert rl.raters.reward_models == {0: trained.architecture}
+
+
+def test_judge_as_a_reward_is_asked_about_every_completion(write_recipe):
+    """100 steps of 32 completions, each judged four times."""
+    judge = {**JUDGE, "endpoint": ENDPOINT}
+    del judge["name"]
+    sections = {**rewarded({"name": "judge", "rubric": RUBRIC}), "judge": judge}
+    assert plan_named(write_recipe, sections, EXACT).work.judging.number == 100 * 32 * 4
+
+
+def test_policy_learns_from_the_pairs_that_an_earlier_stage_is_planned_to_keep(write_recipe):
+    write_recipe("pairs.yaml", **preferences())
+    write_recipe("train.yaml", **dpo({"max_steps": -1, "num_train_epochs": 1}, data=[{"path": "nowhere.jsonl"}]))
+    stages = [
+        {"name": "pairs", "recipe": "pairs.yaml"},
+        {"name": "training", "recipe": "train.yaml", "set": {"data.0.path": "stage:pairs"}},
+    ]
+    _, training = plans_of(load_recipe(write_recipe(step="pipeline", stages=stages)), EXACT)
+    assert (training.work.pairs_per_step, training.work.steps, training.work.tokens_per_row) == (8, 16 / 8, 1256)
+
+
+# --- Data that a run makes, and mixtures
 
 
 def mixture(num_rows: int, *weights: float, repeat: bool = False) -> dict:

@@ -97,7 +97,12 @@ def test_two_mistakes_are_two_lines(write_rubric):
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "no such rubric"), ("- a list", "a rubric is a mapping"), ("a: [", "line 1: not valid YAML")],
+    [
+        (None, "no such rubric"),
+        ("- a list", "a rubric is a mapping"),
+        ("a: [", "line 1: not valid YAML"),
+        ("scale: 1\nscale: 2", "line 2: not valid YAML (scale is given twice)"),
+    ],
 )
 def test_what_is_no_rubric_is_one_line(text, what, tmp_path):
     file = tmp_path / "rubric.yaml"

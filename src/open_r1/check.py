@@ -15,8 +15,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from open_r1.benchmarks.copies import copy_problems
 from open_r1.benchmarks.table import BENCHMARKS
+from open_r1.curation.columns import columns_left
 from open_r1.curation.readability import keep_problems
 from open_r1.data import columns_of, mixture_problems
+from open_r1.data.choice import column_problems
+from open_r1.data.columns import STEP_COLUMNS
 from open_r1.feedback import judge_problems, load_rubric
 from open_r1.gates import gate_problems
 from open_r1.incompatible import incompatible_settings, missing_packages
@@ -55,10 +58,10 @@ STEPS_THAT_SAMPLE = ("generate", "preferences", "distill")
 FOLDERS_OF_TRACES = (KEPT, PROMPTS)
 
 
-def check_recipe(recipe: Recipe, earlier_stages: Mapping[str, str] | None = None, before_run: bool = False) -> None:
+def check_recipe(recipe: Recipe, earlier_stages: Mapping[str, Recipe] | None = None, before_run: bool = False) -> None:
     """Returns if nothing is wrong. Raises RecipeError with a line for each mistake.
 
-    `earlier_stages` maps the names that `stage:` references may mean to their steps; outside of a pipeline there are
+    `earlier_stages` maps the names that `stage:` references may mean to their recipes; outside of a pipeline there are
     none. What another run is to make (a path under runs/) need be there only `before_run`.
     """
     accelerate_config = _accelerate_config(recipe)
@@ -97,7 +100,7 @@ def all_recipes(folder: Path = RECIPES) -> list[Path]:
     return [Path(os.path.relpath(file)) for file in files]  # as one would type it
 
 
-def _model_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_run: bool) -> Iterator[str]:
+def _model_problems(recipe: Recipe, earlier_stages: Mapping[str, Recipe], before_run: bool) -> Iterator[str]:
     names = {"model.name": recipe.model.name}
     if recipe.distill:
         names["distill.teacher"] = recipe.distill.teacher
@@ -106,13 +109,21 @@ def _model_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_ru
     names |= {f"rewards.{index}.model": name for index, name in models_of_rewards(recipe)}
     if recipe.evaluate:
         names |= {f"evaluate.models.{label}": name for label, name in recipe.evaluate.models.items()}
-    makers = sorted(name for name, step in earlier_stages.items() if step not in STEPS_WITHOUT_MODEL)
+    makers = {name: stage.step for name, stage in earlier_stages.items() if stage.step not in STEPS_WITHOUT_MODEL}
     for key, name in names.items():
         if name is None:
             continue
+        rewards = key.startswith("rewards.")  # or else it has to say something, but for a reward model's own beginning
+        if makers.get(name.removeprefix(STAGE_REFERENCE), "") == "reward_model" and not rewards:
+            if recipe.step != "reward_model":
+                yield f"{key}: {name!r} is a reward model, which gives numbers and no answers; name another stage"
+            continue
+        if rewards and makers.get(name.removeprefix(STAGE_REFERENCE), "reward_model") != "reward_model":
+            yield f"{key}: {name!r} is no reward model; name a stage of step reward_model"
+            continue
         stage = name.removeprefix(STAGE_REFERENCE)
         if stage != name and stage not in makers:
-            known = f"earlier stages: {', '.join(makers)}" if makers else "no stage runs before"
+            known = f"earlier stages: {', '.join(sorted(makers))}" if makers else "no stage runs before"
             yield f"{key}: {name!r} names no earlier stage that makes a model ({known}){closest(stage, makers)}"
         elif is_path(name) and not (recipe.path(name) / "config.json").is_file():
             if not recipe.path(name).is_relative_to(RUNS):
@@ -126,10 +137,13 @@ def _model_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_ru
         yield f"model.chat_template: no such file: {recipe.path(template)}"
 
 
-def _data_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_run: bool) -> Iterator[str]:
+def _data_problems(recipe: Recipe, earlier_stages: Mapping[str, Recipe], before_run: bool) -> Iterator[str]:
     for key, source in recipe.data_sources():
         if source.path and source.path.startswith(STAGE_REFERENCE):
-            yield from (f"{key}.path: {problem}" for problem in _reference_problems(source.path, earlier_stages))
+            problems = list(_reference_problems(source.path, earlier_stages))
+            yield from (f"{key}.path: {problem}" for problem in problems)
+            if not problems:
+                yield from (f"{key}.{problem}" for problem in _missing_columns(recipe, source, earlier_stages))
             continue
         if source.path and not before_run and _is_to_be_made(recipe, source.path):
             continue
@@ -144,16 +158,33 @@ def _data_problems(recipe: Recipe, earlier_stages: Mapping[str, str], before_run
     yield from keep_problems(recipe.keep)
 
 
-def _reference_problems(reference: str, earlier_stages: Mapping[str, str]) -> Iterator[str]:
+def _reference_problems(reference: str, earlier_stages: Mapping[str, Recipe]) -> Iterator[str]:
     """What is wrong with a reference to the rows of a stage."""
     stage, _, folder = reference.removeprefix(STAGE_REFERENCE).partition("/")
-    samplers = sorted(name for name, step in earlier_stages.items() if step in STEPS_THAT_SAMPLE)
+    samplers = sorted(name for name, stage in earlier_stages.items() if stage.step in STEPS_THAT_SAMPLE)
     if stage not in samplers:
         known = f"earlier stages: {', '.join(samplers)}" if samplers else "no such stage runs before"
         yield f"{reference!r} names no earlier stage that samples ({known}){closest(stage, samplers)}"
-    elif folder not in ("", *FOLDERS_OF_TRACES):
-        known = ", ".join(FOLDERS_OF_TRACES)
-        yield f"a stage that samples has no {folder!r} (known: {known}){closest(folder, FOLDERS_OF_TRACES)}"
+        return
+    folders = (KEPT,) if earlier_stages[stage].step == "preferences" else FOLDERS_OF_TRACES
+    if folder not in ("", *folders):
+        yield f"a stage of its kind has no {folder!r} (known: {', '.join(folders)}){closest(folder, folders)}"
+
+
+def _missing_columns(recipe: Recipe, source: DataSource, earlier_stages: Mapping[str, Recipe]) -> Iterator[str]:
+    """Columns that a stage's rows would have to have, and will not."""
+    stage, _, folder = source.path.removeprefix(STAGE_REFERENCE).partition("/")
+    theirs = columns_left(earlier_stages[stage], folder or KEPT)
+    if theirs is None:
+        return
+    absent = [column for column in source.columns.values() if column not in theirs]
+    if absent:
+        yield f"columns: {source.path} has no column {absent[0]}; it has {', '.join(sorted(theirs))}"
+        return
+    ours = set(source.columns) | theirs.difference(source.columns.values())
+    yield from column_problems(source, ours)
+    if missing := [column for column in STEP_COLUMNS[recipe.step] if column not in ours]:
+        yield f"path: {source.path} has no column {missing[0]}, which step {recipe.step} needs"
 
 
 def _is_to_be_made(recipe: Recipe, path: str) -> bool:
@@ -442,7 +473,7 @@ def _stage_problems(pipeline: Recipe, before_run: bool) -> Iterator[str]:
 
     Packages of every stage are asked for before the first begins, and not when its turn comes, days later.
     """
-    earlier: dict[str, str] = {}
+    earlier: dict[str, Recipe] = {}
     names = [stage.name for stage in pipeline.stages]
     for stage in pipeline.stages:
         if names.count(stage.name) > 1:
@@ -459,7 +490,7 @@ def _stage_problems(pipeline: Recipe, before_run: bool) -> Iterator[str]:
         if before_run:
             for problem in missing_packages(recipe, _accelerate_config(recipe)):
                 yield f"{recipe.source}: {problem} (stage {stage.name} of {pipeline.source})"
-        earlier[stage.name] = recipe.step
+        earlier[stage.name] = recipe
 
 
 def main(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,14 @@ class GoldCheck:
 
 
 def judging_rewards(recipe: Recipe) -> list[Reward]:
-    """The rewards of the recipe that judge by `solution`."""
-    return [reward for reward in recipe.rewards if reward.name in JUDGES_BY_SOLUTION]
+    """The rewards of the recipe that judge by `solution`; of those that judge the same rows in the same way the first."""
+    ways: dict[tuple, Reward] = {}
+    for reward in recipe.rewards:
+        if reward.name in JUDGES_BY_SOLUTION:
+            judge = "mathematics" if reward.name in JUDGES_OF_MATHEMATICS else reward.name
+            settings = (reward.parameters.get(name) for name in ("answer_in", "cpu_seconds"))
+            ways.setdefault((judge, reward.tasks, *settings), reward)
+    return list(ways.values())
 
 
 def judging_reward(recipe: Recipe) -> Reward | None:
@@ -187,7 +193,7 @@ def check_golds(recipe: Recipe, golds: Sequence[str], tasks: Sequence[str] | Non
     started = time.monotonic()
     judged: set[int] = set()
     failures: dict[int, Failure] = {}
-    for reward in _in_different_ways(judging_rewards(recipe)):
+    for reward in judging_rewards(recipe):
         for start in range(0, len(golds), GOLDS_AT_A_TIME):
             rows = range(start, len(golds))[:GOLDS_AT_A_TIME]
             given = golds[rows.start : rows.stop]
@@ -201,16 +207,6 @@ def check_golds(recipe: Recipe, golds: Sequence[str], tasks: Sequence[str] | Non
         return None
     in_order = tuple(failures[row] for row in sorted(failures))
     return GoldCheck(len(judged), time.monotonic() - started, in_order)
-
-
-def _in_different_ways(rewards: Iterable[Reward]) -> list[Reward]:
-    """Of rewards that judge a gold in the same way the first."""
-    ways: dict[tuple, Reward] = {}
-    for reward in rewards:
-        judge = "mathematics" if reward.name in JUDGES_OF_MATHEMATICS else reward.name
-        settings = [reward.parameters.get(name) for name in ("answer_in", "cpu_seconds")]
-        ways.setdefault((judge, reward.tasks, *settings), reward)
-    return list(ways.values())
 
 
 def _refused_golds(recipe: Recipe, reward: Reward, rows: Sequence[int], golds: Sequence[Any]) -> Iterator[Failure]:

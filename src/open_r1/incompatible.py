@@ -1,6 +1,6 @@
 """Settings that are right by themselves and wrong together: found before a model is loaded.
 
-What trl.SFTConfig and trl.GRPOConfig refuse themselves is left to them; here is what would fail only after the weights
+What trl's configs refuse themselves is left to them; here is what would fail only after the weights
 are loaded, or what nothing would ever tell.
 """
 
@@ -8,8 +8,9 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from open_r1.recipe import Recipe
+from open_r1.recipe import Recipe, VllmServer, is_path
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
+from open_r1.rewards import asks_judge, models_of_rewards
 from open_r1.wording import closest
 
 VLLM_MODES = ("colocate", "server")
@@ -29,7 +30,7 @@ KEYS_OF_MODE = {  # what the other mode never reads
         "vllm_group_port",
     ),
 }
-STEPS_WITH_SERVER = ("grpo", "generate", "evaluate")
+STEPS_WITH_SERVER = ("grpo", "generate", "preferences", "evaluate")
 EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed", "openai": "endpoint"}
 
 
@@ -39,11 +40,16 @@ def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) 
     `accelerate_config` is what the file says that `hardware.accelerate` names.
     """
     yield from _of_server(recipe)
+    yield from _of_judge(recipe)
     if recipe.step not in TRAINER_CONFIGS:
         return
     yield from _of_processes(recipe, accelerate_config)
+    yield from _of_models_beside(recipe, accelerate_config)
     yield from _of_numbers(recipe, accelerate_config)
     yield from _of_kernels(recipe)
+    if recipe.step == "dpo":
+        yield from _of_reference_of_dpo(recipe, accelerate_config)
+        return
     if recipe.step != "grpo":
         yield from _of_packing(recipe)
         return
@@ -58,8 +64,13 @@ def missing_packages(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> It
         needed["vllm"] = "trainer.use_vllm"
     if recipe.hardware.vllm is not None:
         needed["vllm"] = "hardware.vllm"
-    if any(section and section.endpoint for section in (recipe.generate, recipe.distill, recipe.evaluate)):
+    if recipe.hardware.judge is not None:
+        needed.setdefault("vllm", "hardware.judge")
+    asking = (recipe.generate, recipe.distill, recipe.preferences, recipe.evaluate)
+    if any(section and section.endpoint for section in asking):
         needed["openai"] = f"{recipe.step}.endpoint"
+    elif recipe.judge is not None and recipe.judge.endpoint is not None:
+        needed["openai"] = "judge.endpoint"
     if accelerate_config.get("distributed_type") == "DEEPSPEED":
         needed["deepspeed"] = f"hardware.accelerate: {recipe.hardware.accelerate}"
     if recipe.model.attn_implementation == "flash_attention_2":
@@ -90,6 +101,29 @@ def _of_processes(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Itera
         )
     if accelerate_config.get("distributed_type") == "FSDP" and _fsdp_version(accelerate_config) != 2:
         yield f"hardware.accelerate: {hardware.accelerate} is FSDP in its first version; use fsdp2"
+
+
+def _of_models_beside(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+    """Models that rate completions in each process, where whatever is loaded is loaded in shares."""
+    if not shares_out_weights(accelerate_config):
+        return
+    accelerate = recipe.hardware.accelerate
+    for index, _ in models_of_rewards(recipe):
+        yield (
+            f"rewards.{index}.model: under {accelerate} a process gets no more than a share of what it loads, and only "
+            f"the trainer's models are put together; use hardware.accelerate: zero2 or ddp"
+        )
+    if asks_judge(recipe.rewards) and judges_here(recipe):
+        yield (
+            f"judge.name: under {accelerate} a process gets no more than a share of what it loads, and only the "
+            f"trainer's models are put together; let hardware.judge serve it, or use hardware.accelerate: zero2 or ddp"
+        )
+
+
+def judges_here(recipe: Recipe) -> bool:
+    """True if each process loads the judge."""
+    section = recipe.judge
+    return section is not None and section.name is not None and recipe.hardware.judge is None
 
 
 def shares_out_weights(accelerate_config: Mapping[str, Any]) -> bool:
@@ -184,6 +218,21 @@ def _of_reference(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _of_reference_of_dpo(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> Iterator[str]:
+    if recipe.trainer.get("sync_ref_model"):
+        yield (
+            "trainer.sync_ref_model: no checkpoint has the reference, so a run that is taken up would not be the same; "
+            "remove it"
+        )
+    loads_anew = recipe.trainer.get("precompute_ref_log_probs") and recipe.model.lora is None
+    by_name = recipe.model.revision is not None and not is_path(recipe.model.name or ".")
+    if loads_anew and by_name and accelerate_config.get("distributed_type") == "FSDP":
+        yield (
+            f"trainer.precompute_ref_log_probs: under {recipe.hardware.accelerate} TRL loads the reference anew, by its "
+            f"name and not at model.revision; remove it, or use hardware.accelerate: zero2"
+        )
+
+
 def _of_vllm(recipe: Recipe) -> Iterator[str]:
     trainer, hardware = recipe.trainer, recipe.hardware
     if not trainer.get("use_vllm"):
@@ -224,7 +273,8 @@ def _of_vllm(recipe: Recipe) -> Iterator[str]:
 
 def _of_server_that_answers(recipe: Recipe) -> Iterator[str]:
     """A server for the steps that only ask: its model is the recipe's own."""
-    for key, section in (("generate", recipe.generate), ("evaluate", recipe.evaluate)):
+    for key in ("generate", "preferences", "evaluate"):
+        section = getattr(recipe, key)
         if section is not None and section.endpoint is not None:
             yield f"hardware.vllm: {key}.endpoint is asked already; remove one"
     if recipe.step == "evaluate" and not recipe.model.name:
@@ -245,10 +295,25 @@ def _of_server(recipe: Recipe) -> Iterator[str]:
     for key in ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port"):
         if key in recipe.trainer:
             yield f"trainer.{key}: hardware.vllm starts a server of its own; remove one"
+    yield from _of_its_nodes(recipe, "hardware.vllm", server)
+
+
+def _of_its_nodes(recipe: Recipe, key: str, server: VllmServer) -> Iterator[str]:
     if server.nodes == 0 and recipe.hardware.nodes > 1:
-        yield "hardware.vllm.nodes: beside several nodes that train the server needs its own; write nodes: 1"
+        yield f"{key}.nodes: beside several nodes that train the server needs its own; write nodes: 1"
     if server.data_parallel_size % max(1, server.nodes):
         yield (
-            f"hardware.vllm.data_parallel_size: {server.data_parallel_size} copies cannot be dealt out over "
-            f"{server.nodes} nodes; give a multiple"
+            f"{key}.data_parallel_size: {server.data_parallel_size} copies cannot be dealt out over {server.nodes} "
+            f"nodes; give a multiple"
+        )
+
+
+def _of_judge(recipe: Recipe) -> Iterator[str]:
+    hardware = recipe.hardware
+    if hardware.judge is not None:
+        yield from _of_its_nodes(recipe, "hardware.judge", hardware.judge)
+    elif judges_here(recipe) and hardware.vllm is not None and not hardware.gpus_per_node:
+        yield (
+            "judge.name: the GPUs are those of hardware.vllm, so it would judge on CPUs; add hardware.judge, or give "
+            "judge.endpoint"
         )

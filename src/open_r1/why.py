@@ -119,10 +119,8 @@ def explain_sampled_row(row: pd.Series, reason: str, ran: Recipe) -> str:
     if judges and pd.notna(row["refused"] or None):
         lines.append(f"refused: {row['refused']}")
     else:
-        of_task = [reward for reward in judges if reward.is_for(row.get("task"))]
-        first = next((reward for reward in of_task if reward.name in JUDGES_OF_MATHEMATICS), None)
-        for reward in of_task:
-            if reward is first or reward.name not in JUDGES_OF_MATHEMATICS:
+        for reward in judges:
+            if reward.is_for(row.get("task")):
                 lines += [f"  {note}" for note in _notes(reward, row, ran)]
     lines.append(f"tokens: {row['num_tokens']}{', cut off' if row['truncated'] else ''}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from open_r1.contributing.evidence import evidence_of, published_of, results_tab
 from open_r1.places import ACCELERATE_CONFIGS, RECIPES
 from open_r1.recipe import Recipe, RecipeError, load_recipe
 
-PLANNED_STEPS = ("sft", "grpo", "generate", "distill", "pipeline")
+PLANNED_STEPS = ("sft", "preferences", "reward_model", "dpo", "grpo", "generate", "distill", "pipeline")
 INDEX_HEADER = """# Recipes
 
 Made by `make pages` from the recipes, their plans (`make plan`) and their evidence; CI fails when it is stale. A plan

@@ -24,7 +24,7 @@ import pyarrow.parquet
 from accelerate import PartialState
 
 from open_r1 import data
-from open_r1.curation.rows import MESSAGES, PROVENANCE, REFUSED, groups, number_of, write_rows
+from open_r1.curation.rows import MESSAGES, OF_PAIR, PROVENANCE, REFUSED, groups, number_of, write_rows
 from open_r1.curation.sampling import (
     Judge,
     ai_judge_of,
@@ -58,15 +58,6 @@ OURS = {  # column of completions/ -> its type
     "refused": pyarrow.string(),
     "score": pyarrow.float64(),
     "dropped_for": pyarrow.string(),
-}
-OF_PAIR = {
-    "chosen": MESSAGES,
-    "rejected": MESSAGES,
-    "chosen_score": pyarrow.float64(),
-    "rejected_score": pyarrow.float64(),
-    "margin": pyarrow.float64(),
-    "chosen_tokens": pyarrow.int32(),
-    "rejected_tokens": pyarrow.int32(),
 }
 
 

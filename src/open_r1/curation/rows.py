@@ -15,6 +15,15 @@ REFUSED = "refused"  # why a completion is dropped that a server did not want to
 NO_VERDICT = ": no verdict"  # how a reason ends that is the judge's fault
 PROVENANCE = ("teacher", "teacher_sha256", "sampled_with", "verified_by")  # columns of kept/
 MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
+OF_PAIR = {  # column of kept/ -> its type, where what is kept are pairs
+    "chosen": MESSAGES,
+    "rejected": MESSAGES,
+    "chosen_score": pyarrow.float64(),
+    "rejected_score": pyarrow.float64(),
+    "margin": pyarrow.float64(),
+    "chosen_tokens": pyarrow.int32(),
+    "rejected_tokens": pyarrow.int32(),
+}
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], schema: pyarrow.Schema, file: Path) -> None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from open_r1.data.files import columns_of
 from open_r1.recipe import DataSource, Recipe, RecipeError
-from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
+from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_fields, trainer_value
 
 
 def mixture_problems(recipe: Recipe) -> Iterator[str]:
@@ -80,7 +80,8 @@ def _shuffled_by(recipe: Recipe, source_key: str) -> str | None:
         return "evaluation does not keep an order; remove it"
     if recipe.step not in TRAINER_CONFIGS:
         return None
-    if trainer_value(recipe.step, recipe.trainer, "shuffle_dataset"):
+    known = trainer_fields(recipe.step)
+    if "shuffle_dataset" in known and trainer_value(recipe.step, recipe.trainer, "shuffle_dataset"):
         return "the trainer shuffles the rows; set trainer.shuffle_dataset: false"
     if recipe.step == "grpo":
         return None

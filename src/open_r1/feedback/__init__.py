@@ -11,6 +11,7 @@ scores differ by more than 1 (Nature s41586-025-09422-z, Methods).
     cache           verdicts on disk: what is judged once is not paid for again
     spending        tokens and money, and the end of a run that would use too many
     judge           all of it: answers -> scores
+    reward_models   a reward model at work: conversations -> rewards
     held_out_pairs  what a reward model is worth, by pairs that it was not trained on
 """
 

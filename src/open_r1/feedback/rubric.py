@@ -13,6 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from open_r1.recipe import RecipeError, Thinking
+from open_r1.recipe.reading import UniqueKeyLoader
 from open_r1.recipe.sections import Section
 from open_r1.rewards.completion import after_thinking
 from open_r1.wording import NUMBER, closest, number_for_yaml
@@ -123,7 +124,7 @@ def load_rubric(path: str | Path) -> Rubric:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except FileNotFoundError:
         raise RecipeError(f"{file}: no such rubric; give a .yaml file beside the recipe") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -23,7 +23,7 @@ def endpoint_of(recipe: Recipe) -> Endpoint | None:
 
     The server's address is in the environment of the process that it was started for, and nowhere else.
     """
-    section = recipe.evaluate or recipe.distill or recipe.generate
+    section = recipe.evaluate or recipe.distill or recipe.generate or recipe.preferences
     server = recipe.hardware.vllm
     if section.endpoint is not None or server is None or not (url := os.environ.get(vllm_server.URL)):
         return section.endpoint

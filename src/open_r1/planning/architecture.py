@@ -107,12 +107,12 @@ class Architecture:
         return self.num_active_parameters - (self.vocabulary * self.hidden if looked_up else 0)
 
     @property
-    def num_heads_and_embeddings(self) -> int:
+    def num_vocabulary_matrices(self) -> int:
         """Matrices of the vocabulary's size, tied ones counted twice: what no layer has."""
         return 1 if self.rewards else 2
 
     def num_lora_parameters(self, rank: int) -> int:
-        """Adapters on every linear layer of a dense model; of a reward model its new head too, which is trained whole."""
+        """Adapters on every linear layer of a dense model; of a reward model its new head too, trained as it is."""
         adapters = self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linears)
         return adapters + (self.hidden if self.rewards else 0)
 

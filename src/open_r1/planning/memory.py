@@ -7,14 +7,23 @@ autograd and AdamW keep.
 H, Q, K, I, L, V: as in architecture.py; T tokens of one forward pass, P parameters, t of them trained, N processes.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.planning.architecture import Architecture
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.gpus import USABLE_SHARE, Gpu
 from open_r1.planning.layouts import Layout
-from open_r1.planning.work import endpoint_of, is_packed, row_tokens, trains
+from open_r1.planning.work import (
+    STEPS_OF_PAIRS,
+    asking_section,
+    endpoint_of,
+    is_packed,
+    longest_request,
+    row_tokens,
+    trains,
+)
 from open_r1.recipe import Recipe
 from open_r1.recipe.trainer_fields import trainer_value
 
@@ -25,8 +34,9 @@ ZERO_LIVE_VALUES = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 # Assumed, not computed: CUDA's context, libraries' workspaces, fragmentation; vLLM's workspace and CUDA graphs.
 RESERVE_GIB, VLLM_WORKSPACE_GIB = 1.5, 2.0
 
-TRAINING, SAMPLING, SERVING = "training, in all", "sampling, in all", "serving, in all"
-TOTALS = (TRAINING, SAMPLING, SERVING)
+TRAINING, SAMPLING, SERVING, JUDGING = (f"{what}, in all" for what in ("training", "sampling", "serving", "judging"))
+TOTALS = (TRAINING, SAMPLING, SERVING, JUDGING)
+COUNTS = ("completions at once", "verdicts at once")  # rows that are no GiB
 FORMULAS = {
     "weights": "P x 4 bytes; x 2 in bf16 and under ZeRO; shared out (/ N) under ZeRO-3 and FSDP2; adapters 4",
     "gathered weights": "ZeRO-3: up to 1e9 live values x 2 bytes; FSDP2: two layers and the embeddings x 2 bytes",
@@ -34,13 +44,16 @@ FORMULAS = {
     "gradients": "t x 4 bytes, twice under DDP; ZeRO: x (2 + 4) / N, and a bucket of 5e8 x 2 bytes; FSDP2: x 4 / N, "
     "and 2 bytes of the layer at work",
     "optimizer": "t x 8 bytes (AdamW), FSDP2: / N; ZeRO: x (8 + 4) / N, with the fp32 weights",
-    "reference model": "as the weights; only with beta > 0 and without LoRA",
+    "reference model": "as the weights, without LoRA; GRPO: with beta > 0; DPO: unless precompute_ref_log_probs",
+    "reward model": "P x 4 bytes of each (rewards.N.dtype bfloat16: x 2), whole on every process",
+    "judge": "as the weights of a model that only samples, whole on every process",
     "layer inputs": "T x H x L x bytes of the residual stream: what activation checkpointing keeps",
     "one layer": "T x (22 H + 4 Q + 8 K + 8 I) bytes, recomputed, + 6 I for gradients; bf16: 16 H + 6 K; fp32: 20 H + "
     "8 Q + 12 K + 16 I",
     "all layers": "without checkpointing L times what one layer keeps, and its input",
     "attention mask": "T x length x 3 bytes (bool, and bf16 for the kernel); none with flash attention",
     "LM head": "4096 x 32768 x 2 bytes of logits, + V x H x 4 if it is trained, + 14 T x H",
+    "reward head": "14 T x H: one output for a text in the place of the LM head",
     "reserve": "assumed: CUDA context, libraries, fragmentation",
     TRAINING: "the above",
     "vLLM's share": "gpu_memory_utilization x the GPU (colocated: while sampling, if it sleeps while training)",
@@ -48,26 +61,42 @@ FORMULAS = {
     "completions at once": "per engine: KV cache / (4 L x K bytes a token) / longest row: so many of full length",
     SAMPLING: "weights, optimizer, reference model, what samples, reserve",
     SERVING: "vLLM's share of a GPU that only serves",
+    "rewarding": "a forward pass without gradients: batch_size x longest row x (4 H + 3 I) x bytes",
+    "judge's share": "gpu_memory_utilization x a GPU of hardware.judge",
+    "judge's KV cache": "batch_size requests of full length; of hardware.judge: as vLLM's",
+    "verdicts at once": "of full length, as completions",
+    JUDGING: "what is held while sampling, reward models and judge, what they keep, reserve; of hardware.judge: its "
+    "share",
 }
 
 
 @dataclass(frozen=True)
+class Raters:
+    """The models that rate completions: those of rewards, by their position, and the judge where it is planned."""
+
+    reward_models: Mapping[int, Architecture] = field(default_factory=dict)
+    judge: Architecture | None = None
+
+
+@dataclass(frozen=True)
 class Memory:
-    """GiB on each GPU by row (`completions at once` is a count); `cache_tokens` is what an engine's KV cache holds."""
+    """GiB on each GPU by row (COUNTS are none); `cache_tokens` is what an engine's KV cache holds."""
 
     rows: dict[str, float] = field(default_factory=dict)
     cache_tokens: float | None = None
     """None: nothing is sampled, or memory does not limit it."""
+    judge_cache_tokens: float | None = None
+    """The same of the judge's."""
 
     @property
     def peak_gib(self) -> float:
         return max((self.rows[total] for total in TOTALS if total in self.rows), default=0.0)
 
     def fits(self, gpu: Gpu) -> bool:
-        """True if every total fits on the GPU, and at least one completion of full length into the KV cache."""
+        """True if every total fits on the GPU, and at least one completion of full length into each KV cache."""
         if gpu.gib is None:
             return True
-        return self.peak_gib <= USABLE_SHARE * gpu.gib and self.rows.get("completions at once", 1) >= 1
+        return self.peak_gib <= USABLE_SHARE * gpu.gib and all(self.rows.get(count, 1) >= 1 for count in COUNTS)
 
 
 def memory_of(
@@ -77,17 +106,33 @@ def memory_of(
     gpu: Gpu,
     assumptions: Assumptions | None = None,
     teacher: Architecture | None = None,
+    raters: Raters | None = None,
 ) -> Memory:
-    """Memory of one step on each GPU. `teacher` is what `distill` samples from.
+    """Memory of one step on each GPU. `teacher` is what `distill` samples from, `raters` rate its completions.
 
-    Of a step that only asks an endpoint, no rows; `architecture` can then be None.
+    Of a step that only asks endpoints, no rows; `architecture` can then be None.
     """
-    assumptions = assumptions or Assumptions()
+    assumptions, raters = assumptions or Assumptions(), raters or Raters()
+    beside = _weights_beside(recipe, raters)
+    memory = _of_step(recipe, architecture, layout, gpu, assumptions, teacher, sum(beside.values()))
+    return _with_raters(recipe, raters, gpu, assumptions, memory, beside)
+
+
+def _of_step(
+    recipe: Recipe,
+    architecture: Architecture | None,
+    layout: Layout,
+    gpu: Gpu,
+    assumptions: Assumptions,
+    teacher: Architecture | None,
+    beside: float,
+) -> Memory:
+    """What the step itself needs, with `beside` GiB of other models on each process."""
     if not trains(recipe):
-        return _of_asking(recipe, architecture, gpu, assumptions)
+        return _of_asking(recipe, architecture, gpu, assumptions, beside)
     gib = {row: value / GIB for row, value in _training(recipe, architecture, layout, assumptions).items()}
     held = sum(gib.get(row, 0.0) for row in ("weights", "optimizer", "reference model"))
-    gib[TRAINING] = sum(gib.values())
+    gib[TRAINING] = sum(gib.values()) + beside
     if recipe.step == "distill" and teacher is not None:  # no endpoint
         tokens = limited(assumptions.longest_prompt_tokens + recipe.distill.max_completion_length, teacher)
         sampling = _of_generate(recipe, teacher, gpu, 0.0, recipe.distill.batch_size, tokens)
@@ -97,28 +142,99 @@ def memory_of(
         return Memory(gib)
     length = row_tokens(recipe, assumptions, architecture.max_positions)
     if not recipe.trainer.get("use_vllm"):
-        sampling = _of_generate(recipe, architecture, gpu, held, _completions_at_once(recipe), length)
+        sampling = _of_generate(recipe, architecture, gpu, held, _completions_at_once(recipe), length, beside)
         added = {row: sampling.rows[row] for row in ("KV cache", "completions at once", SAMPLING)}
         return Memory(gib | added, sampling.cache_tokens)
-    return _with_vllm(recipe, architecture, gpu, gib, held, length)
+    return _with_vllm(recipe, architecture, gpu, gib, held + beside, length)
 
 
-def _of_asking(recipe: Recipe, architecture: Architecture | None, gpu: Gpu, assumptions: Assumptions) -> Memory:
-    """What answers the prompts of `generate` and `evaluate`: transformers in each process, vLLM, or an endpoint."""
+def _of_asking(
+    recipe: Recipe, architecture: Architecture | None, gpu: Gpu, assumptions: Assumptions, beside: float
+) -> Memory:
+    """What answers the prompts of a step that only asks: transformers in each process, vLLM, or an endpoint."""
     if endpoint_of(recipe) is not None:
         return Memory()
-    if recipe.step == "generate":
-        new_tokens, batch_size = recipe.generate.max_completion_length, recipe.generate.batch_size
+    if (section := asking_section(recipe)) is not None:
+        new_tokens, batch_size = section.max_completion_length, section.batch_size
     else:
         new_tokens, batch_size = recipe.evaluate.max_new_tokens or _most_new_tokens(recipe), recipe.evaluate.batch_size
     tokens = limited(assumptions.longest_prompt_tokens + new_tokens, architecture)
     server = recipe.hardware.vllm
     if server is None:
-        return _of_generate(recipe, architecture, gpu, 0.0, batch_size, tokens)
+        return _of_generate(recipe, architecture, gpu, 0.0, batch_size, tokens, beside)
     tokens = min(tokens, server.max_model_length or tokens)
     utilization, parallel = server.gpu_memory_utilization, server.tensor_parallel_size
     rows, cache_tokens = _of_engine(architecture, gpu, utilization, parallel, tokens)
     return Memory(rows | {SERVING: rows["vLLM's share"]}, cache_tokens)
+
+
+def _weights_beside(recipe: Recipe, raters: Raters) -> dict[str, float]:
+    """GiB, by row, of the models that rate completions in each process: loaded once, they stay."""
+    rows: dict[str, float] = {}
+    if raters.reward_models:
+        rows["reward model"] = sum(
+            model.num_parameters * _bytes_of_reward_model(recipe, index) / GIB
+            for index, model in raters.reward_models.items()
+        )
+    if raters.judge is not None and recipe.hardware.judge is None:
+        rows["judge"] = raters.judge.num_parameters * (4 if recipe.model.dtype == "float32" else 2) / GIB
+    return rows
+
+
+def _bytes_of_reward_model(recipe: Recipe, index: int) -> int:
+    return 4 if recipe.rewards[index].parameters.get("dtype", "float32") == "float32" else 2
+
+
+def _with_raters(
+    recipe: Recipe, raters: Raters, gpu: Gpu, assumptions: Assumptions, memory: Memory, beside: dict[str, float]
+) -> Memory:
+    """The memory of a step with that of what rates its completions."""
+    if raters.judge is not None and (server := recipe.hardware.judge) is not None:
+        length = limited(longest_request(recipe, assumptions), raters.judge)
+        length = min(length, server.max_model_length or length)
+        utilization, parallel = server.gpu_memory_utilization, server.tensor_parallel_size
+        rows, cache_tokens = _of_engine(raters.judge, gpu, utilization, parallel, length)
+        share = rows.pop("vLLM's share")
+        named = {"judge's share": share, "judge's KV cache": rows["KV cache"]}
+        named |= {"verdicts at once": rows["completions at once"], JUDGING: share}
+        memory = replace(memory, rows=memory.rows | named, judge_cache_tokens=cache_tokens)
+    if not beside:
+        return memory
+    held = _held(recipe, memory, beside)
+    kept = {"rewarding": _rewarding(recipe, raters, assumptions)} if raters.reward_models else {}
+    cache_tokens = memory.judge_cache_tokens
+    if "judge" in beside:
+        length = limited(longest_request(recipe, assumptions), raters.judge)
+        own = _of_generate(recipe, raters.judge, gpu, held, recipe.judge.batch_size, length)
+        kept |= {"judge's KV cache": own.rows["KV cache"], "verdicts at once": own.rows["completions at once"]}
+        cache_tokens = own.cache_tokens
+    in_all = held + max(kept.get("rewarding", 0.0), kept.get("judge's KV cache", 0.0)) + _reserve(recipe)
+    in_all = max(in_all, memory.rows.get(JUDGING, 0.0))
+    return Memory(memory.rows | beside | kept | {JUDGING: in_all}, memory.cache_tokens, cache_tokens)
+
+
+def _held(recipe: Recipe, memory: Memory, beside: dict[str, float]) -> float:
+    """GiB that stay on a process' GPU while completions are rated."""
+    held = sum(memory.rows.get(row, 0.0) for row in ("weights", "optimizer", "reference model")) + sum(beside.values())
+    colocated = recipe.trainer.get("use_vllm") and trainer_value("grpo", recipe.trainer, "vllm_mode") == "colocate"
+    awake = colocated and not trainer_value("grpo", recipe.trainer, "vllm_enable_sleep_mode")
+    return held + (memory.rows["vLLM's share"] if awake else 0.0)
+
+
+def _rewarding(recipe: Recipe, raters: Raters, assumptions: Assumptions) -> float:
+    """GiB of the widest layer of the largest forward pass of a reward model."""
+    needed = [0.0]
+    for index, model in raters.reward_models.items():
+        given = recipe.rewards[index].parameters
+        row = row_tokens(recipe, assumptions, model.max_positions)
+        tokens = given.get("batch_size", 16) * min(row, given.get("max_length") or row)
+        width = 4 * model.hidden + 3 * model.intermediate_used
+        needed.append(tokens * width * _bytes_of_reward_model(recipe, index) / GIB)
+    return max(needed)
+
+
+def _reserve(recipe: Recipe) -> float:
+    return RESERVE_GIB if recipe.hardware.gpus_per_node else 0.0
 
 
 def limited(tokens: int, architecture: Architecture) -> int:
@@ -155,13 +271,14 @@ def _training(recipe: Recipe, architecture: Architecture, layout: Layout, assump
     share = layout.num_processes if layout.shares_weights else 1
     fp32 = layout.kind == "fsdp2" or (not layout.is_deepspeed and recipe.model.dtype == "float32")
     weight_bytes = 4 if fp32 else 2
-    layer_parameters = (parameters - 2 * architecture.vocabulary * architecture.hidden) / architecture.layers
+    of_vocabulary = architecture.num_vocabulary_matrices * architecture.vocabulary * architecture.hidden
+    layer_parameters = (parameters - of_vocabulary) / architecture.layers
 
     rows: dict[str, float] = {"weights": (parameters * weight_bytes + (4 * trained if lora else 0)) / share}
     if layout.shares_weights:
         live = min(parameters, ZERO_LIVE_VALUES)
         if layout.kind == "fsdp2":
-            live = 2 * max(layer_parameters, 0) + 2 * architecture.vocabulary * architecture.hidden
+            live = 2 * max(layer_parameters, 0) + of_vocabulary
         rows["gathered weights"] = 2 * live
     if layout.is_deepspeed:
         rows["gradients"] = 6 * trained / layout.num_processes + 2 * min(ZERO_BUCKET_VALUES, trained)
@@ -175,10 +292,19 @@ def _training(recipe: Recipe, architecture: Architecture, layout: Layout, assump
         exchanged = layout.kind == "ddp" or (layout.kind == "cpu" and layout.num_processes > 1)
         rows["gradients"] = 4 * trained * (2 if exchanged else 1)
         rows["optimizer"] = 8 * trained
-    if recipe.step == "grpo" and not lora and trainer_value("grpo", recipe.trainer, "beta"):
+    if keeps_reference(recipe):
         rows["reference model"] = parameters * weight_bytes / share
     residual_bytes = 2 if layout.is_deepspeed or layout.kind == "fsdp2" else weight_bytes
     return rows | _activations(recipe, architecture, residual_bytes, autocast, assumptions)
+
+
+def keeps_reference(recipe: Recipe) -> bool:
+    """True if the policy of the beginning stays in memory beside the one that is trained."""
+    if recipe.model.lora is not None:
+        return False
+    if recipe.step == "dpo":
+        return not recipe.trainer.get("precompute_ref_log_probs")
+    return recipe.step == "grpo" and bool(trainer_value("grpo", recipe.trainer, "beta"))
 
 
 def _activations(
@@ -186,7 +312,7 @@ def _activations(
 ) -> dict[str, float]:
     rows = trainer_value(recipe.step, recipe.trainer, "per_device_train_batch_size")
     row = row_tokens(recipe, assumptions, architecture.max_positions)
-    num_tokens = rows * row
+    num_tokens = rows * row * (2 if recipe.step in STEPS_OF_PAIRS else 1)
     # trl.SFTTrainer with packing makes one row of a batch; in GRPO a row is a prompt and its completion
     length = num_tokens if is_packed(recipe) else row
     product_bytes = 4 if residual_bytes == 4 and not autocast else 2
@@ -201,13 +327,14 @@ def _activations(
         kept["all layers"] = inputs + num_tokens * (layer * architecture.layers + gradients)
     if not uses_flash_attention(recipe):
         kept["attention mask"] = 3 * length * num_tokens
+    if recipe.hardware.gpus_per_node:
+        kept["reserve"] = RESERVE_GIB * GIB
+    if architecture.rewards:
+        return kept | {"reward head": 14 * num_tokens * architecture.hidden}
     trains_head = recipe.model.lora is None
     tile = product_bytes * min(HEAD_TILE_VALUES, num_tokens * architecture.vocabulary)
     head_gradient = 4 * architecture.vocabulary * architecture.hidden if trains_head else 0
-    kept["LM head"] = tile + head_gradient + 14 * num_tokens * architecture.hidden
-    if recipe.hardware.gpus_per_node:
-        kept["reserve"] = RESERVE_GIB * GIB
-    return kept
+    return kept | {"LM head": tile + head_gradient + 14 * num_tokens * architecture.hidden}
 
 
 def _with_vllm(
@@ -251,21 +378,30 @@ def _kv_shares(architecture: Architecture, parallel: int) -> int:
 
 
 def _of_generate(
-    recipe: Recipe, architecture: Architecture, gpu: Gpu, held: float, completions: int, length: int
+    recipe: Recipe,
+    architecture: Architecture,
+    gpu: Gpu,
+    held: float,
+    completions: int,
+    length: int,
+    beside: float = 0.0,
 ) -> Memory:
-    """transformers' generate, which halves the completions at once until they fit. `held`: GiB, 0: nothing else is."""
+    """transformers' generate, which halves the completions at once until they fit. `held`: GiB, 0: nothing else is.
+
+    `beside`: GiB of models that do something else.
+    """
     fp32 = recipe.model.dtype == "float32"
     own = held or architecture.num_parameters * (4 if fp32 else 2) / GIB
-    reserve = RESERVE_GIB if recipe.hardware.gpus_per_node else 0.0
+    reserve = _reserve(recipe)
     per_token = architecture.key_value_bytes_per_token * (2 if fp32 else 1) / GIB
     cache_tokens = None
     if gpu.gib is not None:
-        cache_tokens = max(0.0, USABLE_SHARE * gpu.gib - own - reserve) / per_token
+        cache_tokens = max(0.0, USABLE_SHARE * gpu.gib - own - beside - reserve) / per_token
         while completions > 1 and completions * length > cache_tokens:
             completions //= 2
     cache = completions * length * per_token
     rows = {"weights": own, "reserve": reserve, "KV cache": cache, "completions at once": float(completions)}
-    return Memory(rows | {SAMPLING: own + reserve + cache}, cache_tokens)
+    return Memory(rows | {SAMPLING: own + beside + reserve + cache}, cache_tokens)
 
 
 def _completions_at_once(recipe: Recipe) -> int:

@@ -10,11 +10,18 @@ import yaml
 from open_r1.incompatible import incompatible_settings
 from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.planning.layouts import LAYOUTS, Layout, layout_of
-from open_r1.planning.memory import Memory, checkpoints_activations, memory_of, uses_flash_attention
+from open_r1.planning.memory import (
+    Memory,
+    checkpoints_activations,
+    keeps_reference,
+    memory_of,
+    uses_flash_attention,
+)
 from open_r1.planning.plan import Plan
-from open_r1.planning.work import trains
+from open_r1.planning.work import asking_section, trains
 from open_r1.recipe import Recipe, RecipeError, parse_recipe
 from open_r1.recipe.trainer_fields import trainer_value
+from open_r1.rewards import models_of_rewards
 
 MAX_CHANGES = 3  # more at once are another recipe
 MAX_MENDS = 4
@@ -57,7 +64,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         *parents, last = dotted.split(".")
         here = values
         for part in parents:
-            here = here.setdefault(part, {})
+            here = here[int(part)] if isinstance(here, list) else here.setdefault(part, {})
         here[last] = value
     return parse_recipe(values, recipe.source)
 
@@ -82,9 +89,14 @@ def compared(plan: Plan) -> dict[str, Memory]:
                 kind if plan.layout.num_processes > 1 or kind != "ddp" else "one", plan.layout.num_processes
             )
             of_dtype = _copy(recipe, model=recipe.model.model_copy(update={"dtype": DTYPES[kind]}))
-            memory = memory_of(of_dtype, plan.architecture, layout, plan.gpu, plan.assumptions, plan.teacher)
+            memory = _memory(plan, of_dtype, layout)
             found[f"{layout.title}{suffix}"] = memory
     return found
+
+
+def _memory(plan: Plan, recipe: Recipe, layout: Layout) -> Memory:
+    """The memory of a variant of the plan's recipe."""
+    return memory_of(recipe, plan.architecture, layout, plan.gpu, plan.assumptions, plan.teacher, plan.raters)
 
 
 def _copy(recipe: Recipe, **update: Any) -> Recipe:
@@ -95,11 +107,12 @@ def _copy(recipe: Recipe, **update: Any) -> Recipe:
 
 def _candidates(recipe: Recipe) -> Iterator[list[dict[str, Any]]]:
     """Groups of changes; of each group at most one is made. Mild ones first."""
+    yield from _for_raters(recipe)
     if not trains(recipe):
         if recipe.hardware.vllm is not None:
-            yield _more_gpus_each(recipe)
+            yield _more_gpus_each(recipe, "vllm")
             return
-        section = recipe.evaluate or recipe.generate
+        section = recipe.evaluate or asking_section(recipe)
         yield [{"model.dtype": "bfloat16"}]
         yield [{f"{recipe.step}.batch_size": n} for n in _halves(section.batch_size)]
         return
@@ -121,7 +134,9 @@ def _candidates(recipe: Recipe) -> Iterator[list[dict[str, Any]]]:
         yield [{"hardware.nodes": more} for more in (2 * nodes, 4 * nodes, 8 * nodes)]
     if recipe.model.lora is None:
         yield [{"model.lora": {"r": 32, "alpha": 64}}]
-    if recipe.step == "grpo" and trainer_value("grpo", recipe.trainer, "beta") and recipe.model.lora is None:
+    if recipe.step == "dpo" and keeps_reference(recipe):
+        yield [{"trainer.precompute_ref_log_probs": True}]
+    if recipe.step == "grpo" and keeps_reference(recipe):
         yield [{"trainer.beta": 0.0, "trainer.sync_ref_model": False}]
     key = "max_completion_length" if recipe.step == "grpo" else "max_length"
     longest = trainer_value(recipe.step, recipe.trainer, key)
@@ -152,13 +167,25 @@ def _vllm_shares(recipe: Recipe) -> list[dict[str, Any]]:
         shares = sorted((n / 20 for n in range(4, 17)), key=lambda share: abs(share - now))
         asleep = {"trainer.vllm_enable_sleep_mode": True}
         return [{**asleep, "trainer.vllm_gpu_memory_utilization": share} for share in shares]
-    return [] if recipe.hardware.vllm is None else _more_gpus_each(recipe)
+    return [] if recipe.hardware.vllm is None else _more_gpus_each(recipe, "vllm")
 
 
-def _more_gpus_each(recipe: Recipe) -> list[dict[str, Any]]:
-    """Copies of the model over more GPUs each."""
-    parallel = recipe.hardware.vllm.tensor_parallel_size
-    return [{"hardware.vllm.tensor_parallel_size": parallel * factor} for factor in (2, 4, 8)]
+def _more_gpus_each(recipe: Recipe, server: str) -> list[dict[str, Any]]:
+    """Copies of the model that `hardware.vllm` or `hardware.judge` serves over more GPUs each."""
+    parallel = getattr(recipe.hardware, server).tensor_parallel_size
+    return [{f"hardware.{server}.tensor_parallel_size": parallel * factor} for factor in (2, 4, 8)]
+
+
+def _for_raters(recipe: Recipe) -> Iterator[list[dict[str, Any]]]:
+    """Of reward models fewer conversations at once, coarser weights; of a judge more GPUs, fewer verdicts at once."""
+    for index, _ in models_of_rewards(recipe):
+        given = recipe.rewards[index].parameters
+        fewer = _halves(given.get("batch_size", 16))
+        yield [{f"rewards.{index}.batch_size": n} for n in fewer]
+        if given.get("dtype", "float32") == "float32":
+            yield [{f"rewards.{index}.dtype": "bfloat16"}]
+    if recipe.hardware.judge is not None:
+        yield _more_gpus_each(recipe, "judge")
 
 
 def _shorter(recipe: Recipe, key: str, longest: int, shorter: int) -> dict[str, Any]:
@@ -178,7 +205,7 @@ def _tried(plan: Plan, changes: tuple[dict[str, Any], ...]) -> Mend | None:
             return None
     except RecipeError:
         return None
-    memory = memory_of(recipe, plan.architecture, layout, plan.gpu, plan.assumptions, plan.teacher)
+    memory = _memory(plan, recipe, layout)
     return Mend(overrides, memory) if memory.fits(plan.gpu) else None
 
 

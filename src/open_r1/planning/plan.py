@@ -8,12 +8,14 @@ from open_r1.planning.architecture import Architecture
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.gpus import Gpu, gpu_of
 from open_r1.planning.layouts import Layout, layout_of
-from open_r1.planning.memory import Memory, memory_of, trained_parameters
-from open_r1.planning.start import architecture_of, architecture_of_name
+from open_r1.planning.memory import Memory, Raters, memory_of, trained_parameters
+from open_r1.planning.start import architecture_of, architecture_of_name, reward_models_of
 from open_r1.planning.throughput import Time, time_of
-from open_r1.planning.work import Work, endpoint_of, trains, work_of
+from open_r1.planning.work import Work, asking_section, endpoint_of, trains, work_of
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.stages import stage_recipe
+
+TOKENS_PER_PRICE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Plan:
     architecture: Architecture | None
     """None: an endpoint alone is asked."""
     teacher: Architecture | None
+    raters: Raters
     layout: Layout
     gpu: Gpu
     work: Work
@@ -45,12 +48,22 @@ class Plan:
         return None if self.time is None else self.time.hours
 
     @property
+    def judge_usd(self) -> float | None:
+        """What the tokens of a judge cost by the prices of the section `judge`; None if it has none."""
+        section, judging = self.recipe.judge, self.work.judging
+        prices = section and (section.usd_per_million_prompt_tokens, section.usd_per_million_completion_tokens)
+        if judging is None or prices == (None, None):
+            return None
+        tokens = (judging.number * judging.prompt_tokens, judging.tokens)
+        return sum((price or 0.0) * number / TOKENS_PER_PRICE for price, number in zip(prices, tokens, strict=True))
+
+    @property
     def usd(self) -> float | None:
-        """None if hours or the price are not known."""
+        """Of the machines, and of a judge that has a price; None if hours or the machines' price are not known."""
         hourly = self.recipe.hardware.usd_per_hour
         if hourly is None and self.gpu.usd_per_hour is not None:
             hourly = self.gpu.usd_per_hour * self.nodes.gpus
-        return None if hourly is None or self.hours is None else hourly * self.hours
+        return None if hourly is None or self.hours is None else hourly * self.hours + (self.judge_usd or 0.0)
 
     @property
     def nodes(self) -> "Nodes":
@@ -59,7 +72,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Nodes:
-    """What a job asks for: `training` and `serving` nodes, each with `gpus_per_node`."""
+    """What a job asks for: `training` and `serving` nodes (vLLM's, the judge's), each with `gpus_per_node`."""
 
     training: int
     serving: int
@@ -72,16 +85,17 @@ class Nodes:
 
 
 def nodes_of(recipe: Recipe) -> Nodes:
-    """The machines of a step: those that train, those that serve vLLM, GPUs of each."""
-    hardware, server = recipe.hardware, recipe.hardware.vllm
+    """The machines of a step: those that train, those that serve, GPUs of each."""
+    hardware = recipe.hardware
     training, gpus, serving = num_nodes_of(recipe), hardware.gpus_per_node, 0
     processes = hardware.num_processes
     if recipe.step == "evaluate":
         gpus, processes = min(1, gpus), 1
-    if server is not None and server.nodes == 0:
-        gpus += server.num_gpus
-    elif server is not None:
-        serving, gpus = server.nodes, max(gpus, -(-server.num_gpus // server.nodes))
+    servers = [server for server in (hardware.vllm, hardware.judge) if server is not None]
+    gpus += sum(server.num_gpus for server in servers if server.nodes == 0)
+    for server in servers:
+        if server.nodes:
+            serving, gpus = serving + server.nodes, max(gpus, -(-server.num_gpus // server.nodes))
     return Nodes(training, serving, gpus, processes)
 
 
@@ -121,13 +135,17 @@ def plan_of(
     if recipe.step == "distill" and not asks_endpoint:
         teacher = architecture_of_name(recipe, "distill.teacher", recipe.distill.teacher, stages)
         sampled = {recipe.distill.teacher: teacher}
-    if recipe.step == "generate" and architecture is not None:
+    if asking_section(recipe) is not None and architecture is not None:
         sampled = {recipe.model.name: architecture}
     if architecture is not None and architecture.experts is not None and recipe.model.lora is not None:
         raise RecipeError(f"{recipe.source}: model.lora: adapters on experts cannot be planned; remove it to plan")
+    judge = None
+    if recipe.judge is not None and recipe.judge.name is not None:
+        judge = architecture_of_name(recipe, "judge.name", recipe.judge.name, stages)
+    raters = Raters(reward_models_of(recipe, stages) if recipe.step == "grpo" else {}, judge)
     layout, gpu = layout_of(recipe), gpu_of(recipe)
     made = {stage: plan.work for stage, plan in earlier.items()}
     work = work_of(recipe, assumptions, architecture.max_positions if architecture else None, made)
-    memory = memory_of(recipe, architecture, layout, gpu, assumptions, teacher)
-    time = time_of(recipe, architecture, layout, gpu, work, memory, assumptions, sampled)
-    return Plan(name, recipe, architecture, teacher, layout, gpu, work, memory, time, assumptions)
+    memory = memory_of(recipe, architecture, layout, gpu, assumptions, teacher, raters)
+    time = time_of(recipe, architecture, layout, gpu, work, memory, assumptions, sampled, raters)
+    return Plan(name, recipe, architecture, teacher, raters, layout, gpu, work, memory, time, assumptions)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from open_r1.planning.gpus import USABLE_SHARE
-from open_r1.planning.memory import FORMULAS, TOTALS, Memory
+from open_r1.planning.memory import COUNTS, FORMULAS, TOTALS, Memory
 from open_r1.planning.mends import compared, mends_of
 from open_r1.planning.plan import Plan, plans_of
 from open_r1.planning.work import endpoint_of, trains
@@ -45,7 +45,7 @@ def markdown(recipes: Sequence[Recipe]) -> str:
     kept = [row for row in FORMULAS if any(row in plan.memory.rows for plan in plans)]
     for row in kept:
         cells = [_gib(plan.memory, row) for plan in plans]
-        title = row if row == "completions at once" else f"{row}, GiB"
+        title = row if row in COUNTS else f"{row}, GiB"
         if row in TOTALS:
             title, cells = f"**{title}**", [cell if cell == NONE else f"**{cell}**" for cell in cells]
         rows.append((title, cells))
@@ -80,7 +80,8 @@ def hardware_text(plan: Plan) -> str:
     each = f"{number} x {nodes.gpus_per_node}" if number > 1 else f"{nodes.gpus_per_node}"
     guessed = "" if hardware.gpu else " (guessed)"
     title = f", {plan.layout.title}" if trains(plan.recipe) else ", vLLM" if hardware.vllm is not None else ""
-    return f"{each} {plan.gpu.name}{guessed}{title}"
+    judge = f", {hardware.judge.num_gpus} of them for the judge" if hardware.judge is not None else ""
+    return f"{each} {plan.gpu.name}{guessed}{title}{judge}"
 
 
 def _block(plan: Plan) -> str:
@@ -95,7 +96,13 @@ def _block(plan: Plan) -> str:
         parameters += f", {architecture.num_active_parameters:,} of them active"
     if recipe.model.lora is not None:
         parameters += f", {plan.trained_parameters:,} trained (LoRA, r {recipe.model.lora.r})"
-    lines += ["", f"model      {parameters}", f"hardware   {hardware_text(plan)}", f"nodes      {_nodes(plan)}"]
+    lines += ["", f"model      {parameters}"]
+    lines += [
+        f"rewards.{index}  {model.num_parameters:,} parameters" for index, model in plan.raters.reward_models.items()
+    ]
+    if plan.raters.judge is not None:
+        lines.append(f"judge      {plan.raters.judge.num_parameters:,} parameters")
+    lines += [f"hardware   {hardware_text(plan)}", f"nodes      {_nodes(plan)}"]
     if plan.memory.rows:
         lines += ["", "Memory, GiB on each GPU" if plan.nodes.gpus_per_node else "Memory, GiB of each process"]
     lines += [f"  {row:21}{_gib(plan.memory, row):>8}   {FORMULAS[row]}" for row in FORMULAS if row in plan.memory.rows]
@@ -124,6 +131,8 @@ def _misfit(plan: Plan) -> list[str]:
     over = [f"{total.partition(',')[0]} takes {gib:.1f}" for total, gib in needed.items()]
     if plan.memory.rows.get("completions at once", 1) < 1:
         over.append("the KV cache does not hold one completion of full length")
+    if plan.memory.rows.get("verdicts at once", 1) < 1:
+        over.append("the judge's KV cache does not hold one request of full length")
     lines = [f"It does not fit: of {usable:.1f} GiB {' and '.join(over)}. What would:"]
     mends = mends_of(plan)
     lines += [f'  ARGS="{mend}"   ({mend.memory.peak_gib:.1f} GiB)' for mend in mends]
@@ -137,11 +146,22 @@ def _work(plan: Plan) -> list[str]:
         rows = f"{work.rows_per_step:,} rows"
         if work.prompts_per_step is not None:
             rows = f"{work.prompts_per_step:,.0f} prompts, {work.rows_per_step:,} completions"
+        if work.pairs_per_step is not None:
+            rows = f"{work.pairs_per_step:,} pairs, {work.rows_per_step:,} sequences"
         lines.append(f"  a step     {rows}, {work.tokens_per_step:,.0f} tokens")
         steps = "not known" if work.steps is None else f"{work.steps:,}, {work.tokens:,.0f} tokens in all"
         lines.append(f"  steps      {steps}")
     for sampling in work.sampling:
         lines.append(f"  {sampling.what}: {sampling.tokens:,.0f} tokens sampled, {sampling.completions:,.0f} at a time")
+    for index, tokens in work.tokens_of_reward_models.items():
+        lines.append(f"  rewards.{index} reads {tokens:,.0f} tokens")
+    if work.judging is not None:
+        read, usd = work.judging.number * work.judging.prompt_tokens, plan.judge_usd
+        cost = "" if usd is None else f", {_usd(usd)} by judge.usd_per_million_…"
+        lines.append(
+            f"  verdicts: {work.judging.number:,.0f} requests, {read:,.0f} tokens read, "
+            f"{work.judging.tokens:,.0f} sampled{cost}"
+        )
     lines += [f"  note: {note}" for note in work.notes]
     lines.append(f"Time: {_hours(plan.hours)}, {_usd(plan.usd)}")
     if plan.time is not None:
@@ -150,13 +170,15 @@ def _work(plan: Plan) -> list[str]:
 
 
 def _nodes(plan: Plan) -> str:
-    nodes, server = plan.nodes, plan.recipe.hardware.vllm
+    nodes, hardware = plan.nodes, plan.recipe.hardware
     parts = [_number_of(nodes.training, "node") + (" to train" if trains(plan.recipe) else "")]
-    if nodes.serving:
-        parts.append(f"{_number_of(nodes.serving, 'node')} to serve vLLM")
-    elif server is not None:
-        parts.append(f"{server.num_gpus} of its GPUs serve vLLM")
-    if server is not None:
+    for what, server in (("vLLM", hardware.vllm), ("the judge", hardware.judge)):
+        if server is None:
+            continue
+        where = (
+            f"{_number_of(server.nodes, 'node')} to serve" if server.nodes else f"{server.num_gpus} of its GPUs serve"
+        )
+        parts.append(f"{where} {what}")
         parts.append(f"{server.data_parallel_size} copies over {_number_of(server.tensor_parallel_size, 'GPU')} each")
     parts += [_number_of(nodes.processes, "process", "es"), f"{_number_of(nodes.gpus_per_node, 'GPU')} a node"]
     return ", ".join(parts)
@@ -169,7 +191,7 @@ def _number_of(number: int, noun: str, plural: str = "s") -> str:
 def _gib(memory: Memory, row: str) -> str:
     if row not in memory.rows:
         return NONE
-    return f"{int(memory.rows[row]):,}" if row == "completions at once" else f"{memory.rows[row]:.1f}"
+    return f"{int(memory.rows[row]):,}" if row in COUNTS else f"{memory.rows[row]:.1f}"
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -4,7 +4,8 @@ Training: FLOP / (GPUs x FLOP/s x compute_share), with N parameters multiplied f
 attention in a forward pass:
 
     forward 2 N + F, backward twice that (LoRA: once, frozen weights have no gradient), and the forward again where
-    activations are checkpointed; for each pass over log-probabilities (reference, old policy) 2 N + F
+    activations are checkpointed; for each pass over log-probabilities (reference, old policy) 2 N + F, as for each
+    token that a reward model reads, with its own N and F
 
 Decoding, of one engine's share of a rollout, n completions of m tokens in the mean, c of them at once:
 
@@ -14,7 +15,8 @@ Decoding, of one engine's share of a rollout, n completions of m tokens in the m
 
 Lengths are taken to fall off exponentially: so a token that is decoded has prompt + m behind it in the mean, and the
 longest of n has m (ln n + 0.58). c is what the KV cache holds of such. Weights read: all of a dense model, of a MoE the
-experts that c tokens hit. Prefill is a forward pass over the prompts.
+experts that c tokens hit. Prefill is a forward pass over the prompts. A judge's verdicts are completions like others,
+whose prompts hold what is judged.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from open_r1.planning.architecture import Architecture
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.gpus import Gpu
 from open_r1.planning.layouts import Layout
-from open_r1.planning.memory import Memory, checkpoints_activations, uses_flash_attention
+from open_r1.planning.memory import Memory, Raters, checkpoints_activations, uses_flash_attention
 from open_r1.planning.work import Sampling, Work, endpoint_of, is_packed, trains
 from open_r1.recipe import Endpoint, Recipe
 from open_r1.recipe.trainer_fields import trainer_value
@@ -66,9 +68,10 @@ def time_of(
     memory: Memory,
     assumptions: Assumptions,
     sampled: dict[str, Architecture],
+    raters: Raters | None = None,
 ) -> Time | None:
-    """Seconds of a step; None if its steps are not known, or an endpoint does all. `sampled`: Sampling.model's."""
-    asks_endpoint = endpoint_of(recipe) is not None
+    """Seconds of a step; None if its steps are not known, or an endpoint answers all. `sampled`: Sampling.model's."""
+    asks_endpoint, raters = endpoint_of(recipe) is not None, raters or Raters()
     if work.steps is None or (asks_endpoint and not trains(recipe)):
         return None
     seconds: dict[str, float] = {}
@@ -88,7 +91,17 @@ def time_of(
         if recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
             sync = 2 * of_model.num_parameters / (assumptions.weight_sync_gb_per_second * GIGA)
             seconds["weight sync"] = sampling.num_rollouts * sync
-    if recipe.hardware.gpus_per_node or recipe.hardware.vllm is not None:
+    for index, model in raters.reward_models.items():
+        tokens = work.tokens_of_reward_models.get(index, 0.0)
+        context = work.sampling[0].prompt_tokens + work.sampling[0].completion_tokens
+        flop = tokens * (2 * model.num_multiplied + model.attention_flop(context))
+        passed = flop / (units_of(recipe) * gpu.tflops * TERA * assumptions.compute_share)
+        seconds["reward models"] = seconds.get("reward models", 0.0) + passed
+    if raters.judge is not None and work.judging is not None and work.judging.completions:
+        judges = judging_engines(recipe, raters.judge, memory, assumptions)
+        rounds = work.judging.num_rollouts
+        seconds["judging"] = rounds * rollout_seconds(raters.judge, judges, gpu, work.judging, assumptions)
+    if recipe.hardware.gpus_per_node or recipe.hardware.vllm is not None or recipe.hardware.judge is not None:
         seconds["start"] = assumptions.start_seconds
     return Time(seconds)
 
@@ -106,8 +119,14 @@ def forward_seconds(
     return flop / (units_of(recipe) * gpu.tflops * TERA * assumptions.compute_share)
 
 
-def passes_over_logprobs(recipe: Recipe) -> int:
-    """Forward passes over completions beside the one that is trained: TRL's old log-probabilities, the reference."""
+def passes_over_logprobs(recipe: Recipe) -> float:
+    """Forward passes beside the one that is trained: TRL's old log-probabilities, the reference.
+
+    DPO's reference reads every pair in every epoch, or once before them with precompute_ref_log_probs.
+    """
+    if recipe.step == "dpo":
+        once = recipe.trainer.get("precompute_ref_log_probs") and recipe.trainer.get("max_steps", -1) <= 0
+        return 1 / recipe.trainer.get("num_train_epochs", 3) if once else 1
     if recipe.step != "grpo":
         return 0
 
@@ -139,11 +158,27 @@ def engines_of(
         server = hardware.vllm
         parallel, copies = server.tensor_parallel_size, server.data_parallel_size
         return Engines(copies, parallel, 0.0, memory.cache_tokens, 2, REQUESTS_PER_COPY)
-    number = 1 if recipe.step == "evaluate" else hardware.num_processes
-    overhead = assumptions.seconds_per_layer * architecture.layers
+    return _in_each_process(recipe, architecture, memory.cache_tokens, assumptions)
+
+
+def judging_engines(recipe: Recipe, judge: Architecture, memory: Memory, assumptions: Assumptions) -> Engines:
+    """What judges for a recipe: the server of hardware.judge, or transformers' generate in each process."""
+    server = recipe.hardware.judge
+    if server is not None:
+        parallel, copies = server.tensor_parallel_size, server.data_parallel_size
+        return Engines(copies, parallel, 0.0, memory.judge_cache_tokens, 2, REQUESTS_PER_COPY)
+    return _in_each_process(recipe, judge, memory.judge_cache_tokens, assumptions)
+
+
+def _in_each_process(
+    recipe: Recipe, model: Architecture, cache_tokens: float | None, assumptions: Assumptions
+) -> Engines:
+    """transformers' generate."""
+    number = 1 if recipe.step == "evaluate" else recipe.hardware.num_processes
+    overhead = assumptions.seconds_per_layer * model.layers
     weight_bytes = 4 if recipe.model.dtype == "float32" else 2
-    threads = threads_of(recipe) if not hardware.gpus_per_node else 1
-    return Engines(number, threads, overhead, memory.cache_tokens, weight_bytes)
+    threads = threads_of(recipe) if not recipe.hardware.gpus_per_node else 1
+    return Engines(number, threads, overhead, cache_tokens, weight_bytes)
 
 
 def rollout_seconds(

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
@@ -11,12 +11,14 @@ from open_r1.data import mixture_counts
 from open_r1.hub import hub_dataset
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.start import recipe_at
-from open_r1.recipe import STAGE_REFERENCE, DataSource, Endpoint, Generate, Recipe, RecipeError
+from open_r1.recipe import STAGE_REFERENCE, DataSource, Endpoint, Generate, Recipe, RecipeError, Reward
 from open_r1.recipe.trainer_fields import trainer_value
+from open_r1.rewards import models_of_rewards
 
 # Problems of LightEval's tasks, as their data sets' cards give them.
 NUM_PROBLEMS = {"math_500": 500, "aime24": 30, "aime25": 30, "gpqa_diamond": 198, "gsm8k": 1319}
 GUESSED_PROBLEMS = 500
+STEPS_OF_PAIRS = ("dpo", "reward_model")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,13 @@ class Sampling:
     max_completion_tokens: int
 
     @property
+    def number(self) -> float:
+        """Completions in all."""
+        return self.num_rollouts * self.completions
+
+    @property
     def tokens(self) -> float:
-        return self.num_rollouts * self.completions * self.completion_tokens
+        return self.number * self.completion_tokens
 
     @property
     def longest_tokens(self) -> float:
@@ -46,7 +53,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of data and their mean tokens, prompt and answer together; None where nobody knows."""
+    """Rows of data and their mean tokens, prompt and answer together (of a pair: and one of its answers); None where
+    nobody knows."""
 
     number: float | None
     tokens: float | None
@@ -63,11 +71,17 @@ class Work:
     steps: int | None = 0
     """None: how much data there is, nobody knows."""
     prompts_per_step: float | None = None
+    pairs_per_step: int | None = None
+    """Of each both sequences are counted in `rows_per_step`."""
     sampling: tuple[Sampling, ...] = ()
     notes: tuple[str, ...] = ()
     kept: Rows | None = None
     """Of a step that samples: the rows of its kept/; those of prompts/ are `prompts`."""
     prompts: Rows | None = None
+    judging: Sampling | None = None
+    """Verdicts of an AI judge, each answer to a request of its own."""
+    tokens_of_reward_models: Mapping[int, float] = field(default_factory=dict)
+    """Position of a reward -> tokens, prompts and completions, that its model reads in all."""
 
     @property
     def tokens_per_step(self) -> float:
@@ -92,13 +106,14 @@ def work_of(
     if recipe.step == "evaluate":
         return _of_evaluation(recipe, assumptions)
     if recipe.step == "grpo":
-        return _of_grpo(recipe, assumptions, max_positions, stages)
+        return _rated(recipe, assumptions, _of_grpo(recipe, assumptions, max_positions, stages), stages)
     most = row_tokens(recipe, assumptions, max_positions)
     data, notes = _data_of(recipe, assumptions, stages)
-    if recipe.step == "generate":
-        return _of_generation(recipe, assumptions, recipe.generate, recipe.model.name, data, most, notes)
+    if (section := asking_section(recipe)) is not None:
+        work = _of_generation(recipe, assumptions, section, recipe.model.name, data, most, notes)
+        return _rated(recipe, assumptions, work, stages)
     if recipe.step == "distill":
-        return _of_distillation(recipe, assumptions, data, most, notes)
+        return _rated(recipe, assumptions, _of_distillation(recipe, assumptions, data, most, notes), stages)
     if data.tokens is None:
         notes = [*notes, f"tokens per row are not known: an upper bound, as if each had max_length ({most:,})"]
     return _of_supervised(recipe, data.number, min(most, data.tokens or most), most, notes)
@@ -111,8 +126,8 @@ def row_tokens(recipe: Recipe, assumptions: Assumptions, max_positions: int | No
         limit = recipe.trainer.get("vllm_max_model_length") or (server.max_model_length if server else None)
         both = assumptions.longest_prompt_tokens + trainer_value("grpo", recipe.trainer, "max_completion_length")
         return limit or min(both, max_positions or both)
-    if recipe.step == "generate":
-        both = assumptions.longest_prompt_tokens + recipe.generate.max_completion_length
+    if (section := asking_section(recipe)) is not None:
+        both = assumptions.longest_prompt_tokens + section.max_completion_length
         server = recipe.hardware.vllm
         return (server.max_model_length if server else None) or min(both, max_positions or both)
     most = trainer_value(recipe.step, recipe.trainer, "max_length") or max_positions
@@ -130,13 +145,20 @@ def mean_prompt(longest_row: int, longest_completion: int, assumptions: Assumpti
 
 def is_packed(recipe: Recipe) -> bool:
     """True if rows of supervised data are laid end to end until a row is full."""
-    return recipe.step != "grpo" and bool(trainer_value(recipe.step, recipe.trainer, "packing"))
+    if recipe.step in ("grpo", *STEPS_OF_PAIRS):
+        return False
+    return bool(trainer_value(recipe.step, recipe.trainer, "packing"))
+
+
+def asking_section(recipe: Recipe) -> Generate | None:
+    """How prompts are answered in a step that only samples; None for other steps."""
+    return {"generate": recipe.generate, "preferences": recipe.preferences}.get(recipe.step)
 
 
 def rows_of(
     recipe: Recipe, source: DataSource, assumptions: Assumptions, stages: Mapping[str, Work] | None = None
 ) -> Rows:
-    """Rows of a source, `fraction` taken, and their mean tokens. Raises RecipeError for an unknown data set."""
+    """Rows of a source that are used, and their mean tokens. Raises RecipeError for an unknown data set."""
     if source.procedural:
         rows = Rows(source.procedural.num_problems, None)
     elif source.path:
@@ -151,7 +173,8 @@ def rows_of(
                 f"{', '.join(known.rows)}); add it to recipes/hub/datasets.yaml"
             )
         rows = Rows(number, known.tokens_per_row)
-    return rows if rows.number is None else replace(rows, number=max(1, round(rows.number * source.fraction)))
+    start, end = source.part or (0.0, source.fraction)
+    return rows if rows.number is None else replace(rows, number=max(1, round(rows.number * (end - start))))
 
 
 def _rows_at(recipe: Recipe, value: str, assumptions: Assumptions, stages: Mapping[str, Work]) -> Rows:
@@ -164,7 +187,7 @@ def _rows_at(recipe: Recipe, value: str, assumptions: Assumptions, stages: Mappi
     if path.is_file():
         return Rows(_rows_of_file(path), None)
     maker = recipe_at(path)
-    samples = maker is not None and maker.step in ("generate", "distill")
+    samples = maker is not None and maker.step in ("generate", "preferences", "distill")
     planned = _left_by(work_of(maker, assumptions) if samples else None, path.name) or unknown
     number = sum(
         _rows_of_file(file) for file in path.glob("*.parquet")
@@ -229,7 +252,7 @@ def _shortages(recipe: Recipe, counts: Iterable[int], sources: Iterable[Rows]) -
 def _of_supervised(recipe: Recipe, rows: float | None, mean: float, most: int, notes: Iterable[str]) -> Work:
     trainer, notes = recipe.trainer, list(notes)
     per_process = _value(recipe, "per_device_train_batch_size") * _value(recipe, "gradient_accumulation_steps")
-    per_step = per_process * recipe.hardware.num_processes
+    per_step = per_process * recipe.hardware.num_processes  # of pairs, two sequences each
     if is_packed(recipe):
         rows = None if rows is None else rows * mean / most
         mean = most
@@ -239,6 +262,8 @@ def _of_supervised(recipe: Recipe, rows: float | None, mean: float, most: int, n
         steps = None if rows is None else math.ceil(epochs * math.ceil(rows / per_step))
         if rows is None:
             notes.append("rows of the data are not known: give --rows, or trainer.max_steps")
+    if recipe.step in STEPS_OF_PAIRS:
+        return Work(2 * per_step, mean, most, steps, pairs_per_step=per_step, notes=tuple(notes))
     return Work(per_step, mean, most, steps, notes=tuple(notes))
 
 
@@ -302,22 +327,20 @@ def _of_generation(
     most: int,
     notes: Iterable[str],
 ) -> Work:
-    """The traces of a model, and which of them are kept; no training."""
+    """The traces of a model, and which of them are kept, or how many pairs they make; no training."""
     if data.number is None:
         return Work(row_tokens=most, steps=None, notes=(*notes, "rows of the data are not known: give --rows"))
-    keep, prompts = recipe.keep, data.number
+    prompts = data.number
     traces = prompts * section.samples
     mean = mean_completion(section.max_completion_length, assumptions)
     prompt = mean_prompt(most, section.max_completion_length, assumptions)
-    verified = assumptions.kept_share if recipe.rewards else 1.0
-    kept = prompts * kept_of_a_prompt(section.samples, verified, keep.max_per_prompt)
-    kept = min(kept, keep.max_traces or math.inf)
+    kept, told = _kept(recipe, assumptions, prompts, section.samples)
     at_once = min(traces, completions_awaited(recipe, section))
-    what = "the teacher's traces" if recipe.step == "distill" else "traces"
+    what = {"distill": "the teacher's traces", "preferences": "answers"}.get(recipe.step, "traces")
     sampled = Sampling(what, model, at_once, traces / at_once, prompt, mean, section.max_completion_length)
     notes = [
         *notes,
-        f"{kept:,.0f} of {traces:,.0f} traces are taken to be kept, their completions to have {mean:,.0f} tokens",
+        f"{kept:,.0f} {told} are taken to be kept, their completions to have {mean:,.0f} tokens",
     ]
     if section.endpoint is not None:
         notes.append(f"{recipe.step}.endpoint samples: what it needs and how long it takes is not planned")
@@ -328,6 +351,16 @@ def _of_generation(
         kept=Rows(kept, prompt + mean),
         prompts=Rows(prompts, None),
     )
+
+
+def _kept(recipe: Recipe, assumptions: Assumptions, prompts: float, samples: int) -> tuple[float, str]:
+    """How many traces or pairs are taken to be kept, and of how many of what."""
+    if recipe.step == "preferences":
+        pairs = min(prompts * assumptions.pair_share, recipe.preferences.max_pairs or math.inf)
+        return pairs, f"pairs of {prompts:,.0f} prompts"
+    verified = assumptions.kept_share if recipe.rewards else 1.0
+    kept = prompts * kept_of_a_prompt(samples, verified, recipe.keep.max_per_prompt)
+    return min(kept, recipe.keep.max_traces or math.inf), f"of {prompts * samples:,.0f} traces"
 
 
 def kept_of_a_prompt(samples: int, verified_share: float, most: int | None) -> float:
@@ -352,13 +385,94 @@ def completions_awaited(recipe: Recipe, section: Generate) -> int:
 
 def endpoint_of(recipe: Recipe) -> Endpoint | None:
     """The server, not started by the recipe, that samples for it; None if there is none."""
-    section = {"evaluate": recipe.evaluate, "distill": recipe.distill, "generate": recipe.generate}.get(recipe.step)
+    section = recipe.evaluate if recipe.step == "evaluate" else asking_section(recipe) or recipe.distill
     return section.endpoint if section else None
 
 
 def trains(recipe: Recipe) -> bool:
     """False for the steps that only ask a model."""
-    return recipe.step not in ("generate", "evaluate")
+    return recipe.step not in ("generate", "preferences", "evaluate")
+
+
+def _rated(recipe: Recipe, assumptions: Assumptions, work: Work, stages: Mapping[str, Work] | None) -> Work:
+    """The work with what an AI judge and reward models do of it."""
+    if not work.sampling:
+        return work
+    sampled, notes = work.sampling[0], list(work.notes)
+    judges = [reward for reward in recipe.rewards if reward.name == "judge"]
+    if recipe.step == "preferences":
+        share = 1.0
+    else:
+        share = sum(_asked_share(recipe, reward, work, assumptions, stages) for reward in judges)
+    if recipe.judge is not None and (judges or recipe.step == "preferences"):
+        work = replace(work, judging=_judging(recipe, assumptions, sampled, share))
+        notes.append("the judge is taken to read whole completions; with `sees: answer` in its rubric it reads less")
+        if recipe.judge.endpoint is not None:
+            notes.append("judge.endpoint judges: how long it takes is not planned")
+    read: dict[int, float] = {}
+    for index, _ in models_of_rewards(recipe):
+        reward = recipe.rewards[index]
+        if recipe.step != "grpo":
+            notes.append(f"rewards.{index}: what its model needs is planned of step grpo alone")
+            continue
+        share = _asked_share(recipe, reward, work, assumptions, stages)
+        read[index] = share * sampled.number * (sampled.prompt_tokens + sampled.completion_tokens)
+        if recipe.hardware.gpus_per_node and reward.parameters.get("dtype", "float32") == "float32":
+            notes.append(f"rewards.{index}: float32 takes longer on a GPU than is planned; set its dtype: bfloat16")
+    return replace(work, tokens_of_reward_models=read, notes=tuple(notes))
+
+
+def _asked_share(
+    recipe: Recipe,
+    reward: Reward,
+    work: Work,
+    assumptions: Assumptions,
+    stages: Mapping[str, Work] | None,
+) -> float:
+    """Share of a run's completions that get a value from a reward: by the steps in which it counts, and by its tasks.
+
+    Where the data says the tasks, nobody knows how many rows each has: all are counted.
+    """
+    share = 1.0
+    if recipe.step == "grpo" and work.steps:
+        last = min(reward.last_step or work.steps, work.steps)
+        share = max(0, last - reward.first_step + 1) / work.steps
+    if reward.tasks is None or any("task" in source.columns for source in recipe.data):
+        return share
+    if recipe.mixture is not None:
+        counts = mixture_counts([source.weight for source in recipe.data], recipe.mixture.num_rows)
+    else:
+        counts = [rows_of(recipe, source, assumptions, stages).number for source in recipe.data]
+    if None in counts:
+        return share
+    judged = sum(count for count, source in zip(counts, recipe.data, strict=True) if reward.is_for(source.task))
+    return share * judged / sum(counts)
+
+
+def _judging(recipe: Recipe, assumptions: Assumptions, sampled: Sampling, share: float) -> Sampling:
+    """The verdicts on `share` of the completions; who gives them waits for the completions, and is waited for."""
+    section, hardware = recipe.judge, recipe.hardware
+    asking = asking_section(recipe) or recipe.distill
+    group = asking.samples if asking else _value(recipe, "num_generations")
+    requests_a_prompt = section.judgements * math.ceil(group / section.candidates)
+    requests = share * sampled.number / group * requests_a_prompt
+    prompts_awaited = asking.prompts_per_shard * hardware.num_processes if asking else sampled.completions / group
+    at_once = min(requests, prompts_awaited * requests_a_prompt)
+    if section.endpoint is None and hardware.judge is None:
+        at_once = min(at_once, section.batch_size * hardware.num_processes)
+    read = sampled.prompt_tokens + assumptions.rubric_tokens + section.candidates * sampled.completion_tokens
+    written = assumptions.mean_verdict_tokens or assumptions.mean_completion_share * section.max_completion_length
+    written = min(section.max_completion_length, written)
+    rounds = requests / at_once if at_once else 0.0
+    return Sampling("verdicts", section.name, at_once, rounds, read, written, section.max_completion_length)
+
+
+def longest_request(recipe: Recipe, assumptions: Assumptions) -> int:
+    """Tokens of the longest request to the judge, and of its verdict."""
+    asking = asking_section(recipe) or recipe.distill
+    longest = asking.max_completion_length if asking else _value(recipe, "max_completion_length")
+    shown = assumptions.longest_prompt_tokens + recipe.judge.candidates * longest
+    return round(assumptions.rubric_tokens) + shown + recipe.judge.max_completion_length
 
 
 def _of_evaluation(recipe: Recipe, assumptions: Assumptions) -> Work:

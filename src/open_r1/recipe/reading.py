@@ -90,7 +90,7 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice: YAML would silently keep the second."""
 
     def construct_mapping(self, node, deep=False):
@@ -105,7 +105,7 @@ class _Loader(yaml.SafeLoader):
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except FileNotFoundError:
         raise RecipeError(f"{file}: no such recipe; `make check` lists those that there are") from None
     except IsADirectoryError:

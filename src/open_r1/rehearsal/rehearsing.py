@@ -46,7 +46,8 @@ class Result:
         """`recipe: rehearsed in … s (…)`, or what went wrong and the last lines of the log."""
         if self.problem:
             return f"{recipe_file}: rehearsal failed after {self.seconds:.1f} s: {self.problem}\n{last_lines(self.log)}"
-        steps = "" if self.rehearsal.recipe.step in ("generate", "evaluate") else f"{STEPS} steps, "
+        asks = self.rehearsal.recipe.step in ("generate", "preferences", "evaluate")
+        steps = "" if asks else f"{STEPS} steps, "
         left_out = ", ".join(self.rehearsal.not_rehearsed) or "nothing"
         return (
             f"{recipe_file}: rehearsed in {self.seconds:.1f} s ({steps}{self.num_parameters:,} parameters; "
@@ -156,4 +157,5 @@ def needs_rehearsal(recipe: Recipe) -> bool:
     """False if a recipe runs on a CPU as it is, with what lies in the repository: `make r1` does that."""
     if recipe.step == "pipeline":
         return any(needs_rehearsal(stage_recipe(recipe, stage)) for stage in recipe.stages)
-    return recipe.hardware.gpus_per_node > 0 or recipe.hardware.vllm is not None
+    servers = (recipe.hardware.vllm, recipe.hardware.judge)
+    return recipe.hardware.gpus_per_node > 0 or any(server is not None for server in servers)

@@ -29,26 +29,45 @@ class FixtureRows:
 
 
 @dataclass(frozen=True)
-class TraceRows:
-    """A file that is to be written for traces that another run is to make: at least `num_rows` rows as in its kept/."""
+class KeptRows:
+    """A file that is to be written for what another run is to keep: `num_rows` rows as in its kept/, MAX_ROWS at most.
+
+    Traces, or with `are_pairs` a better and a worse answer to each prompt.
+    """
 
     file: Path
     num_rows: int
+    are_pairs: bool = False
 
     def write(self) -> None:
         """Writes worked sums, each another one."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        rows = (_trace(number, number + 2) for number in range(min(self.num_rows, MAX_ROWS)))
+        row_of = _pair if self.are_pairs else _trace
+        rows = (row_of(number, number + 2) for number in range(min(self.num_rows, MAX_ROWS)))
         self.file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
 def _trace(first: int, second: int) -> dict[str, Any]:
-    text = f"<think>\n{first} and {second} are {first + second}.\n</think>\n\n\\boxed{{{first + second}}}"
+    right = first + second
+    return {"prompt": _asked(first, second), "completion": _answered(first, second, right), "solution": str(right)}
+
+
+def _pair(first: int, second: int) -> dict[str, Any]:
+    right = first + second
     return {
-        "prompt": [{"role": "user", "content": f"What is {first} + {second}?"}],
-        "completion": [{"role": "assistant", "content": text}],
-        "solution": str(first + second),
+        "prompt": _asked(first, second),
+        "chosen": _answered(first, second, right),
+        "rejected": _answered(first, second, right + 1),
     }
+
+
+def _asked(first: int, second: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"What is {first} + {second}?"}]
+
+
+def _answered(first: int, second: int, answer: int) -> list[dict[str, str]]:
+    text = f"<think>\n{first} and {second} are {answer}.\n</think>\n\n\\boxed{{{answer}}}"
+    return [{"role": "assistant", "content": text}]
 
 
 def lines_of_fixture(dataset: str) -> list[str]:

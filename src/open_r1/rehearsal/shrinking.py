@@ -6,7 +6,7 @@ their parameters and weights, template, loss, schedule, adapters, packing, refer
 
 import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from open_r1.places import RUNS
 from open_r1.recipe import STAGE_REFERENCE, Recipe, dump_recipe, parse_recipe
 from open_r1.recipe.loop import references_in
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
-from open_r1.rehearsal.rows import FixtureRows, TraceRows
+from open_r1.rehearsal.judge import MODEL, url_of_judge
+from open_r1.rehearsal.rows import FixtureRows, KeptRows
 from open_r1.rehearsal.stand_ins import StandIn, stand_in_of
-from open_r1.rewards import settable_parameters
+from open_r1.rewards import models_of_rewards, settable_parameters
 from open_r1.stages import stage_recipe
 
 STEPS = 2
@@ -32,9 +33,12 @@ MAX_PROBLEMS = 4  # of a benchmark
 ROWS_PER_PROMPT = 4  # dynamic sampling and evaluation take more prompts than a step has
 ROWS_PACKED_IN_ONE = 8
 PROMPTS_TO_ANSWER = 8
+PROMPTS_TO_COMPARE = 64  # of which some have two answers that end, and so a pair
 SAMPLES_OF_TEACHER = 4  # an untrained one seldom ends its answer
 KEEPS_ALL = {"min_reward": -1000.0, "min_tokens": None, "max_tokens": None, "language": None}
 KEEPS_ALL |= {"max_paragraph_words": None, "code_in_thinking": True, "max_similarity": None}
+KEEPS_PAIRS = {"min_margin": 0.0, "max_length_ratio": None, "balance_lengths": False, "max_pairs": None}
+STEPS_OF_PAIRS = ("dpo", "reward_model")
 BENCHMARK = "tiny_sums"
 LIVELY_REWARD = {"name": "open_r1.rehearsal.liveliness:number_of_characters", "weight": 1.0, "shuffled": False}
 # What stands in for the accelerate configs where there is no GPU. DeepSpeed and FSDP run with DDP's processes: that
@@ -57,6 +61,11 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "*data.*.procedural.num_problems": (None, "as many as two steps need"),
     "rewards.*.sandbox": ("the sandbox {before}", "the local one needs no account"),
     "rewards.*.cache_tokens": (None, "has to fit in max_completion_length"),
+    "rewards.*.model": (WEIGHTS, "as the model"),
+    "rewards.*.revision": (None, "the stand-in lies on this disk"),
+    "rewards.*.dtype": ("half precision weights", "a CPU computes in float32"),
+    "rewards.*.first_step": (None, "it counts in the second step"),
+    "rewards.*.last_step": (None, "it counts in the first step, or in the second if that is its first"),
     "rewards.*": (None, "added: an untrained model's groups would all be dead"),
     "trainer.max_steps": (None, "two optimizer steps"),
     "trainer.max_length": (None, "short rows"),
@@ -85,6 +94,15 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "trainer.push_to_hub": ("the push to the Hub", "there is nothing to publish"),
     "distill.teacher": (WEIGHTS, "as the model"),
     "distill.teacher_revision": (None, "the stand-in lies on this disk"),
+    "preferences.min_margin": ("the choice of pairs", "every prompt with two answers is to give one"),
+    "preferences.max_length_ratio": ("the choice of pairs", "an untrained model's answers are of any length"),
+    "preferences.balance_lengths": ("the choice of pairs", "an untrained model's answers are of any length"),
+    "preferences.max_pairs": (None, "there are few"),
+    "judge.name": ("the judge", "a server on this machine gives verdicts that can be read, and say nothing"),
+    "judge.endpoint": ("the judge", "a server on this machine gives verdicts that can be read, and say nothing"),
+    "judge.revision": (None, "of the judge"),
+    "judge.cache": (None, "its verdicts are for no other run"),
+    "judge.candidates": (None, "no more than there are answers"),
     "*.samples": (None, "few completions of an untrained model end by themselves"),
     "*.max_completion_length": (None, "short completions"),
     "*.batch_size": (None, "a small batch"),
@@ -106,6 +124,7 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "hardware.threads_per_process": (None, "one thread each"),
     "hardware.accelerate": (None, "its stand-in on a CPU"),
     "hardware.vllm*": ("the vLLM server", "transformers' generate samples"),
+    "hardware.judge": ("the judge's server", "as the judge"),
     "hardware.usd_per_hour": (None, "it costs nothing"),
     "stages.*.recipe": (None, "the stage's own rehearsal"),
     "stages.*.gate": ("the gates", "an untrained model passes none"),
@@ -136,7 +155,7 @@ class Rehearsal:
     changes: tuple[Change, ...]
     models: tuple[tuple[StandIn, Path], ...] = ()
     """Each with the folder of all models."""
-    rows: tuple[FixtureRows | TraceRows, ...] = ()
+    rows: tuple[FixtureRows | KeptRows, ...] = ()
     stages: tuple["Rehearsal", ...] = ()
 
     @property
@@ -181,10 +200,12 @@ def rehearsal_of(recipe: Recipe, file: Path, models: Path) -> Rehearsal:
     if recipe.data:
         rows = list(_with_rows(recipe, values, file, processes))
     _with_rewards_here(recipe, values)
-    for section in ("generate", "distill"):
+    for section, choice in (("generate", "keep"), ("distill", "keep"), ("preferences", "preferences")):
         if values[section]:
             _small_sampling(values[section])
-            values["keep"] |= KEEPS_ALL
+            values[choice] |= KEEPS_ALL if choice == "keep" else KEEPS_PAIRS
+    if values["judge"]:
+        _with_judge_here(values)
     if values["evaluate"]:
         _small_evaluation(values["evaluate"])
     changes = tuple(changes_between(before, values))
@@ -210,7 +231,8 @@ def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iter
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
     """Dotted key -> value; what a recipe can have or not have as a whole stays whole."""
-    if isinstance(value, Mapping) and value and not key.endswith((".vllm", ".set")) and value != LIVELY_REWARD:
+    whole = key.endswith((".vllm", ".set")) or key in ("hardware.judge", "judge.endpoint")
+    if isinstance(value, Mapping) and value and not whole and value != LIVELY_REWARD:
         items = value.items()
     elif isinstance(value, list) and key in ("data", "eval_data", "rewards", "stages"):
         items = enumerate(value)
@@ -232,8 +254,9 @@ def _fits(key: list[str], pattern: list[str]) -> bool:
 def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
-    if isinstance(value, Mapping) and "name" in value:
-        return str(value["name"])
+    for key in ("name", "base_url"):
+        if isinstance(value, Mapping) and key in value:
+            return str(value[key])
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -249,16 +272,21 @@ def _with_stand_ins(recipe: Recipe, values: dict[str, Any], models: Path) -> Ite
     """Puts paths in the place of models; yields each path with what is to be written there."""
     places = [(values["model"], "name"), (values["distill"], "teacher")]
     places += [(values["evaluate"]["models"], label) for label in recipe.evaluate.models] if recipe.evaluate else []
+    of_rewards = [values["rewards"][index] for index, _ in models_of_rewards(recipe)]
+    places += [(reward, "model") for reward in of_rewards]
     for section, key in places:
         if not section or not section[key]:
             continue
         stand_in = stand_in_of(recipe, section[key])
         if isinstance(stand_in, StandIn):
+            stand_in = replace(stand_in, rewards=any(section is reward for reward in of_rewards))
             section[key] = str(stand_in.directory(models).resolve())
             yield section[key], stand_in
     values["model"] |= {"revision": None, "dtype": "float32", "attn_implementation": None}
     if values["distill"]:
         values["distill"]["teacher_revision"] = None
+    for reward in of_rewards:
+        reward |= {key: value for key, value in (("revision", None), ("dtype", "float32")) if key in reward}
 
 
 def _on_cpu(recipe: Recipe, values: dict[str, Any]) -> int:
@@ -272,6 +300,7 @@ def _on_cpu(recipe: Recipe, values: dict[str, Any]) -> int:
         "threads_per_process": 1,
         "accelerate": ACCELERATE_ON_CPU.get(recipe.hardware.accelerate, "cpu"),
         "vllm": None,
+        "judge": None,
         "usd_per_hour": None,
     }
     return processes
@@ -327,14 +356,14 @@ def _small_trainer(recipe: Recipe, processes: int) -> dict[str, Any]:
 
 
 def _is_made_by_a_run(recipe: Recipe, path: str) -> bool:
-    """True for the traces of another recipe's run; another stage's are there when they are needed."""
+    """True for what another recipe's run keeps; another stage's is there when it is needed."""
     return not path.startswith(STAGE_REFERENCE) and recipe.path(path).is_relative_to(RUNS)
 
 
-def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: int) -> Iterator[FixtureRows | TraceRows]:
+def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: int) -> Iterator[FixtureRows | KeptRows]:
     """Puts files in the place of Hub data sets; yields what is to be written to them."""
     trainer = values["trainer"]
-    num_rows = PROMPTS_TO_ANSWER
+    num_rows = PROMPTS_TO_COMPARE if recipe.step == "preferences" else PROMPTS_TO_ANSWER
     if recipe.step in TRAINER_CONFIGS:
         num_rows = STEPS * trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * processes
     if values["mixture"]:
@@ -346,7 +375,8 @@ def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: in
     for key, source in recipe.data_sources():
         section, index = key.split(".")
         entry = values[section][int(index)]
-        num_rows_of_source = round(num_rows / source.fraction)
+        start, end = source.part or (0.0, source.fraction)
+        num_rows_of_source = round(num_rows / (end - start))
         if source.name:
             rows_file = file.with_name(f"{file.stem}.rows") / f"{section}-{index}.jsonl"
             rows = FixtureRows(source.name, rows_file, num_rows_of_source)
@@ -354,7 +384,8 @@ def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: in
             entry["path"] = str(rows.file.resolve())
             yield rows
         elif source.path and _is_made_by_a_run(recipe, source.path):
-            rows = TraceRows(file.with_name(f"{file.stem}.rows") / f"{section}-{index}.jsonl", num_rows_of_source)
+            rows_file = file.with_name(f"{file.stem}.rows") / f"{section}-{index}.jsonl"
+            rows = KeptRows(rows_file, num_rows_of_source, recipe.step in STEPS_OF_PAIRS)
             entry |= {"path": str(rows.file.resolve()), "where": {}, "sort_by": None}
             yield rows
         elif source.procedural:
@@ -369,8 +400,23 @@ def _with_rewards_here(recipe: Recipe, values: dict[str, Any]) -> None:
             reward["sandbox"] = "local"
         if reward["name"] == "soft_overlong_punishment" and reward.get("cache_tokens") and most:
             reward["cache_tokens"] = min(reward["cache_tokens"], most)
+        reward["first_step"] = min(reward["first_step"], STEPS)
+        if reward["last_step"] is not None:
+            reward["last_step"] = reward["first_step"]
     if recipe.step == "grpo":
         values["rewards"].append(dict(LIVELY_REWARD))
+
+
+def _with_judge_here(values: dict[str, Any]) -> None:
+    asking = next((values[name] for name in ("generate", "distill", "preferences") if values[name]), None)
+    answers = asking["samples"] if asking else values["trainer"]["num_generations"]
+    values["judge"] |= {
+        "name": None,
+        "revision": None,
+        "endpoint": {"base_url": url_of_judge(), "model": MODEL},
+        "cache": None,
+        "candidates": min(values["judge"]["candidates"], answers),
+    }
 
 
 def _small_sampling(section: dict[str, Any]) -> None:

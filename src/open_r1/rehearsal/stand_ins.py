@@ -71,6 +71,8 @@ class StandIn:
     """What training made the EOS; None: as on the Hub."""
     chat_template: str | None = None
     """What training gave it; None: that of TEMPLATES."""
+    rewards: bool = False
+    """A reward model: one output for a whole text in the place of the LM head."""
 
     def directory(self, models: Path) -> Path:
         """Where it is, or is to be written; another one if anything is changed that it is made of."""
@@ -135,6 +137,7 @@ def _made_by(maker: Recipe) -> StandIn | Path:
         begins_with.hub_name,
         maker.trainer.get("eos_token") or begins_with.eos_token,
         maker.path(template).read_text(encoding="utf-8") if template else begins_with.chat_template,
+        maker.step == "reward_model",
     )
 
 
@@ -213,13 +216,21 @@ def byte_tokenizers(stand_in: StandIn) -> Iterator:
 
 def _write(stand_in: StandIn, directory: Path) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        GenerationConfig,
+    )
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
 
     config = shrunk_config(stand_in.hub_model.config)
     model_type = config.pop("model_type")
+    kind = AutoModelForSequenceClassification if stand_in.rewards else AutoModelForCausalLM
+    config |= {"num_labels": 1} if stand_in.rewards else {}
     probe = "2+2 = 4,\n  \\boxed{½ of\t8} def f(x): return {x}\n" + "".join(stand_in.hub_model.tokens.special)
     for tokenizer in byte_tokenizers(stand_in):
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -227,13 +238,14 @@ def _write(stand_in: StandIn, directory: Path) -> None:
         config |= {"vocab_size": len(tokenizer), **ids}
         torch.manual_seed(0)
         try:
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), dtype=torch.float32)
+            model = kind.from_config(AutoConfig.for_model(model_type, **config), dtype=torch.float32)
         except ValueError as error:
             raise RecipeError(f"recipes/hub/models.yaml: {stand_in.hub_name}: {error}") from error
         tokens = stand_in.hub_model.tokens
         ends = [tokenizer.eos_token, tokens.end_of_turn, tokens.eos]
         ends = list(dict.fromkeys(tokenizer.convert_tokens_to_ids(end) for end in ends if end))
-        model.generation_config = GenerationConfig(**{**ids, "eos_token_id": ends})
+        if not stand_in.rewards:
+            model.generation_config = GenerationConfig(**{**ids, "eos_token_id": ends})
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         read_back = AutoTokenizer.from_pretrained(directory)

@@ -12,6 +12,8 @@ recomputed.
     graph       records -> what fed what: stages, and the models and data from outside
     layout      the graph and a card for each stage -> boxes and lines with coordinates
     samples     completions/ and kept/ -> a right and a wrong answer of a stage's model, a kept and a dropped one
+    feedback    preferences.json, reward_model.json -> what a judge's preferences and a reward model are worth
+    truth       metrics.jsonl of RL -> what is rewarded beside what is wanted
     commands    what to type to run a stage again
     comparison  completions/*.parquet -> the same problems before and after
     phases      metrics.jsonl -> where the seconds of the optimizer steps went

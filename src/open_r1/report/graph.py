@@ -113,6 +113,8 @@ def _inputs(recipe: Mapping[str, Any]) -> Iterator[tuple[What, str]]:
     evaluate = recipe.get("evaluate") or {}
     models = [] if evaluate.get("models") else [(recipe.get("model") or {}).get("name")]
     models += [(recipe.get("distill") or {}).get("teacher"), *(evaluate.get("models") or {}).values()]
+    models += [(recipe.get("judge") or {}).get("name")]
+    models += [reward.get("model") for reward in recipe.get("rewards") or []]
     yield from (("model", str(name)) for name in models if name)
     for source in recipe.get("data") or []:
         name = source.get("name") or source.get("path") or (source.get("procedural") or {}).get("family")

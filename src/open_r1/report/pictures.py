@@ -44,6 +44,8 @@ class Panel:
     unit: str
     meaning: str
     is_share: bool = False
+    beside: str | None = None
+    """The key of a second curve, dashed; both are then called by the last part of their key."""
 
 
 GRPO_PANELS = (
@@ -100,6 +102,62 @@ SFT_PANELS = (
         is_share=True,
     ),
 )
+
+
+DPO_PANELS = (
+    Panel("loss", "Loss", "nats", "-log of how sure the policy is of a pair's better answer; 0.693 is not sure at all."),
+    Panel(
+        "rewards/accuracies",
+        "Pairs in the right order",
+        "pairs (%)",
+        "pairs whose better answer has the higher implicit reward. From 50 % up, in training; held-out pairs tell more.",
+        is_share=True,
+    ),
+    Panel(
+        "rewards/margins",
+        "Margin",
+        "implicit reward",
+        "the implicit reward of the better answer less that of the worse one: what training pushes up.",
+    ),
+    Panel(
+        "rewards/chosen",
+        "Implicit rewards",
+        "implicit reward",
+        "beta times how much likelier than at the beginning an answer has become. If both fall, the policy moves away "
+        "from good answers as well, only more slowly.",
+        beside="rewards/rejected",
+    ),
+    Panel(
+        "logps/chosen",
+        "Log-probability of the answers",
+        "nats an answer",
+        "how likely the policy is to write the pair's answers. Tokens that neither answer has take what both lose.",
+        beside="logps/rejected",
+    ),
+)
+REWARD_MODEL_PANELS = (
+    Panel(
+        "loss",
+        "Loss",
+        "nats",
+        "-log of the probability that the rewards give to a pair's better answer; 0.693 is knowing nothing.",
+    ),
+    Panel(
+        "accuracy",
+        "Pairs in the right order",
+        "pairs (%)",
+        "training pairs whose better answer has the higher reward. What held-out pairs say stands below.",
+        is_share=True,
+    ),
+    Panel(
+        "margin",
+        "Margin",
+        "reward",
+        "the reward of the better answer less that of the worse one. It goes on growing as the model gets surer.",
+    ),
+)
+PANELS_OF = {"grpo": GRPO_PANELS, "dpo": DPO_PANELS, "reward_model": REWARD_MODEL_PANELS}  # others: SFT_PANELS
+CHOSEN_PANEL = 1  # of GRPO_PANELS: where the truth of a run that has one takes the place of accuracy
 
 
 @dataclass(frozen=True)

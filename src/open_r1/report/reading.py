@@ -1,8 +1,8 @@
 """A run directory -> Run. What is missing or broken becomes a note for the reader, never an error."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,13 +11,14 @@ import pyarrow.parquet
 import yaml
 
 from open_r1.resuming import RECIPE_FILE
-from open_r1.run_record import METRICS_FILE, read_record
+from open_r1.run_record import METRICS_FILE, REWARD_MODEL_REPORT, read_record
 from open_r1.shares import COUNTS_OF_TRACES
 from open_r1.stages import FROZEN_STAGES
+from open_r1.step_process import WARNINGS_FILE, warnings_of
 
 Content = TypeVar("Content")
 
-STEPS_WITH_METRICS = ("pretrain", "sft", "grpo", "distill")
+STEPS_WITH_METRICS = ("pretrain", "sft", "reward_model", "dpo", "grpo", "distill")
 COMPLETION_COLUMNS = ["prompt", "gold", "completions", "num_tokens", "truncated", "scores"]
 
 
@@ -34,6 +35,10 @@ class Run:
     """prompts, sampled, kept and dropped of a step that samples."""
     frozen: Mapping[str, Any]
     """The recipe in the run's directory, or for a stage in its pipeline's, where there is no record yet."""
+    warnings: Sequence[Mapping[str, Any]] = ()
+    """What the guards have told of it: step, key, reason, and `stopped` if they ended it."""
+    held_out_pairs: Mapping[str, Any] = field(default_factory=dict)
+    """What a reward model is worth, by pairs that it was not trained on."""
 
     @property
     def title(self) -> str:
@@ -58,6 +63,11 @@ class Run:
         is_over = self.record.get("status") in ("done", "failed")
         seconds = self.record.get("seconds") if is_over else None
         return None if seconds is None else seconds / 60
+
+    @property
+    def stopped_at(self) -> int | None:
+        """The step at which a guard ended the run, which counts as done; None if none did."""
+        return next((warning.get("step") for warning in self.warnings if warning.get("stopped")), None)
 
     @property
     def error(self) -> str | None:
@@ -129,7 +139,18 @@ def _read_run(folder: Path, name: str, frozen: Mapping[str, Any], notes: list[st
     if record.get("step") == "evaluate" and not scores:
         notes.append(f"{name}: no scores.json, so nothing of it is in the tables")
     counts = (tolerant(json_object, folder / file, notes) for file in COUNTS_OF_TRACES.values())
-    return Run(name, folder, record, metrics, scores, next(filter(None, counts), {}), frozen)
+    warnings = tolerant(lambda file: warnings_of(file.parent), folder / WARNINGS_FILE, notes)
+    return Run(
+        name=name,
+        folder=folder,
+        record=record,
+        metrics=metrics,
+        scores=scores,
+        sampling=next(filter(None, counts), {}),
+        frozen=frozen,
+        warnings=[each for each in warnings or record.get("warnings") or [] if isinstance(each, Mapping)],
+        held_out_pairs=tolerant(json_object, folder / REWARD_MODEL_REPORT, notes) or {},
+    )
 
 
 def _read_metrics(file: Path, notes: list[str]) -> pd.DataFrame:

@@ -47,7 +47,21 @@ class Site(BaseModel):
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time: dict[Literal["default", "pretrain", "sft", "grpo", "generate", "distill", "evaluate"], str] = {}
+    time: dict[
+        Literal[
+            "default",
+            "pretrain",
+            "sft",
+            "preferences",
+            "reward_model",
+            "dpo",
+            "grpo",
+            "generate",
+            "distill",
+            "evaluate",
+        ],
+        str,
+    ] = {}
     """Time limits as sbatch takes them, of a step or of all (`default`); none: the partition's."""
     gpus_per_node: int = Field(default=8, ge=0)
     """How many GPUs a node has."""
@@ -74,7 +88,7 @@ class Site(BaseModel):
     """Where run directories are made; every node must see it."""
     log_directory: str = "runs/slurm"
     """Where what was submitted, and what it said, is kept; every node must see it."""
-    shares: dict[Literal["evaluate", "generate", "distill"], int] = {}
+    shares: dict[Literal["evaluate", "generate", "preferences", "distill"], int] = {}
     """Step -> number of jobs, an array, over which it is split; default: one job."""
     max_restarts: int = Field(default=20, ge=0)
     """How often a job may be queued again, at its time limit or because it had to make way."""

@@ -51,9 +51,14 @@ class GuardCallback(TrainerCallback):
         self._warned: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Drops the warnings of steps that will be trained again."""
+        """Drops the warnings of steps that will be trained again. What was stopped here goes on for no more than a step.
+
+        That is a run that was killed before its best checkpoint became its model; transformers looks after a step only.
+        """
         kept = [warning for warning in warnings_of(self._file.parent) if warning["step"] <= state.global_step]
         self._warned = {warning["key"] for warning in kept}
+        if any(warning.get("stopped") and warning["step"] == state.global_step for warning in kept):
+            control.should_training_stop = self._guards.stop_on_signs
         if state.is_world_process_zero and self._file.exists():
             unfinished = self._file.with_suffix(".part")
             unfinished.write_text("".join(json.dumps(warning) + "\n" for warning in kept), encoding="utf-8")
@@ -77,16 +82,16 @@ class GuardCallback(TrainerCallback):
             "guards.max_kl": _far_from_reference(self._guards, logs),
         }
         for key, reason in signs.items():
-            if not reason or control.should_training_stop:
+            if not reason:
                 continue
-            keeps_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
-            if self._guards.stop_on_signs and not keeps_best:
+            stops = self._guards.stop_on_signs
+            if stops and not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
                 raise RunStopped(f"stopped at step {step}: {reason} ({key}: null goes on all the same)")
-            control.should_training_stop = self._guards.stop_on_signs
+            control.should_training_stop |= stops  # the last step has set it
             if key not in self._warned:
                 self._warned.add(key)
                 if state.is_world_process_zero:
-                    self._warn({"step": step, "key": key, "reason": reason}, control.should_training_stop)
+                    self._warn({"step": step, "key": key, "reason": reason}, stops)
 
     def _warn(self, warning: dict[str, Any], stops: bool) -> None:
         kind, mend = ("stopped", "the best checkpoint is kept") if stops else ("warning", f"{STOP} stops")
