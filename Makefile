@@ -14,7 +14,7 @@ SIDE_BY_SIDE ?= -n auto --maxprocesses 4 --dist loadfile
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
 .PHONY: help install test slow slurm-test check check-data rehearse plan slurm pin new-recipe evidence pages why sft \
-	preferences reward_model dpo grpo generate distill evaluate r1 base study report profile decontaminate push leaderboard lint clean
+	preferences reward_model dpo grpo generate distill evaluate r1 base study rlaif report profile decontaminate push leaderboard lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -95,12 +95,16 @@ base: $(STAMP)  ## train the two tiny base models anew and compare them with the
 	@$(BIN)/python scripts/ship_model.py --compare runs/$(notdir $(TINY))/base/latest $(TINY)/models/teacher
 	@$(BIN)/python scripts/ship_model.py --compare runs/$(notdir $(TINY))/base-student/latest $(TINY)/models/student
 
-study: SEEDS ?= 0 1 2
-study: STUDY := $(TINY)/study.yaml
-study: $(STAMP)  ## every stage of tiny-r1 with its controls, for SEEDS="0 1 2": the table and pictures of its README
-	@for seed in $(SEEDS); do $(BIN)/python -m open_r1.launch pipeline $(STUDY) seed=$$seed $(ARGS) || exit $$?; done
-	@$(BIN)/python scripts/results_table.py $(TINY) $(foreach seed,$(SEEDS),runs/$(notdir $(TINY))/$(basename $(notdir $(STUDY)))/seed$(seed)-*)
-	@$(BIN)/python scripts/study_pictures.py $(TINY)/results.json $(TINY)
+study: STUDY := $(TINY)/study
+rlaif: STUDY := recipes/tiny-rlaif/pipeline
+study rlaif: SEEDS ?= 0 1 2
+study rlaif: $(STAMP)
+	@for seed in $(SEEDS); do $(BIN)/python -m open_r1.launch pipeline $(STUDY).yaml seed=$$seed $(ARGS) || exit $$?; done
+	@$(BIN)/python scripts/results_table.py $(dir $(STUDY)) $(foreach seed,$(SEEDS),$(STUDY:recipes/%=runs/%)/seed$(seed)-*)
+	@$(BIN)/python scripts/study_pictures.py $(dir $(STUDY))results.json $(dir $(STUDY))
+
+study:  ## every stage of tiny-r1 with its controls, for SEEDS="0 1 2": the table and pictures of its README
+rlaif:  ## feedback from a model in small, with its controls, for SEEDS="0 1 2": the table and the picture of its README
 
 decontaminate: $(STAMP)  ## RECIPE's data (or a file) against the benchmarks, by word n-grams; ARGS="--out FOLDER" keeps the clean rows
 	$(call need_recipe,$@)

@@ -5,7 +5,8 @@
 
 An answer is what `answer(body)` returns for a request: a text, or a dict, the message as the server sends it, e.g.
 {"content": "4", "reasoning_content": "2 and 2"}. Its tokens are its words; one that has more than max_tokens is cut
-there and ends with finish_reason "length".
+there and ends with finish_reason "length". Of /classify, which is vLLM's and has no /v1 before it (`server.address`),
+it is a number.
 
 Faults are a queue: the next request takes the next one, None being no fault.
 
@@ -76,6 +77,18 @@ def completion(message: str | dict[str, Any], model: str = "teacher", max_tokens
     }
 
 
+def classification(number: Any, model: str) -> dict[str, Any]:
+    """The body of an answer of vLLM's /classify, of a model with one output."""
+    return {
+        "id": "classify-0",
+        "object": "list",
+        "created": 0,
+        "model": model,
+        "data": [{"index": 0, "label": "LABEL_0", "probs": [number], "num_classes": 1}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1},
+    }
+
+
 class OpenAIServer:
     """Keeps what clients sent, in the order it came: `requests` (bodies) and `headers`; and `max_in_flight`.
 
@@ -85,7 +98,7 @@ class OpenAIServer:
 
     def __init__(
         self,
-        answer: Callable[[dict[str, Any]], str | dict[str, Any]] = say_what_was_asked,
+        answer: Callable[[dict[str, Any]], str | dict[str, Any] | float] = say_what_was_asked,
         faults: list[Fault] | tuple[Fault, ...] = (),
         key: str | None = None,
         model: str = "teacher",
@@ -101,7 +114,8 @@ class OpenAIServer:
         self._connections: set[socket.socket] = set()
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.openai = self
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{self.address}/v1"
 
     def __enter__(self) -> "OpenAIServer":
         threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
@@ -204,14 +218,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send(_error(fault, "on order"))
         elif isinstance(fault, Reply):
             self.send(fault)
-        elif not self.path.endswith("/v1/chat/completions"):
+        elif not (self.path.endswith("/v1/chat/completions") or self.path == "/classify"):
             self.send(_error(404, f"no {self.path} here"))
         elif server.key is not None and self.headers["Authorization"] != f"Bearer {server.key}":
             self.send(_error(401, f"no such key: {self.headers['Authorization']}"))
         elif body["model"] != server.model:
             self.send(_error(404, f"The model `{body['model']}` does not exist."))
         else:
-            answer = completion(server.answer(body), server.model, body.get("max_tokens"))
+            said = server.answer(body)
+            if self.path == "/classify":
+                answer = classification(said, server.model)
+            else:
+                answer = completion(said, server.model, body.get("max_tokens"))
             self.send(Reply(content=answer), breaks=fault == "break")
 
     def send(self, reply: Reply, breaks: bool = False) -> None:

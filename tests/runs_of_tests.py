@@ -1,8 +1,8 @@
 """A step in a process of its own that is killed at a checkpoint of one's choice, and what a run leaves behind.
 
-    kill_at(dpo, recipe, run_dir, checkpoint=3)    while checkpoint-3 gets its name: the one before is the last whole one
-    run_to_end(dpo, recipe, run_dir)
-    what_it_left(run_dir)
+kill_at(dpo, recipe, run_dir, checkpoint=3)    while checkpoint-3 gets its name: the one before is the last whole one
+run_to_end(dpo, recipe, run_dir)
+what_it_left(run_dir)
 """
 
 import json

@@ -505,6 +505,9 @@ GRPO_EVALUATES = {"trainer": {"max_steps": 1, "eval_strategy": "steps"}}
             {"trainer": {**IN_ORDER["sft"], "shuffle_dataset": True}},
             "data.0.sort_by: the trainer shuf",
         ),
+        ("dpo", [SORTED], {}, "data.0.sort_by: the trainer's order is random; set trainer.tr"),
+        ("dpo", [SORTED], {"trainer": IN_ORDER["sft"]}, None),
+        ("reward_model", [SORTED], {"trainer": IN_ORDER["sft"], "eval_data": [sums(8, split="test")]}, None),
         ("sft", [{**sums(8), "where": {"level": [0, 1]}}], {}, "data.0.where: no column level; there are completion"),
         ("sft", [{"path": "missing.jsonl", "where": {"level": [0, 1]}}], {}, None),  # told by columns_of
     ],
@@ -630,6 +633,149 @@ def test_prompts_to_be_answered_keep_the_other_columns_of_the_data(read, tmp_pat
     given, made = load_data(recipe, ["solution"])
     assert given == {"prompt": QUESTION, "solution": "2", "level": 3}
     assert (sorted(made), made["level"]) == (["level", "prompt", "solution"], None)
+
+
+# --- Pairs
+
+BETTER, WORSE = ANSWER, [{"role": "assistant", "content": "3"}]
+SYSTEM = [{"role": "system", "content": "Be short."}]
+MORE = [*BETTER, {"role": "user", "content": "And 2+2?"}, {"role": "assistant", "content": "4"}]
+PAIR = {"prompt": QUESTION, "chosen": BETTER, "rejected": WORSE}
+PAIRS = {  # a row, and what the step is given of it
+    "whole conversations": ({"chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *WORSE]}, PAIR),
+    "whole conversations beside their prompt": (
+        {"prompt": "1+1=?", "chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *WORSE]},
+        PAIR,
+    ),
+    "whole conversations with a system's turn": (
+        {"prompt": "1+1=?", "chosen": [*SYSTEM, *QUESTION, *BETTER], "rejected": [*SYSTEM, *QUESTION, *WORSE]},
+        {**PAIR, "prompt": [*SYSTEM, *QUESTION]},
+    ),
+    "answers": (PAIR, PAIR),
+    "answers to a text": ({**PAIR, "prompt": "1+1=?"}, PAIR),
+    "texts": ({"prompt": "1+1=?", "chosen": "2", "rejected": "3"}, PAIR),
+    "texts that answer a conversation": ({"prompt": QUESTION, "chosen": "2", "rejected": "3"}, PAIR),
+    "one goes on for longer": (
+        {"chosen": [*QUESTION, *MORE], "rejected": [*QUESTION, *WORSE]},
+        {**PAIR, "chosen": MORE},
+    ),
+    "one is the beginning of the other": (
+        {"chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *MORE]},
+        {**PAIR, "rejected": MORE},
+    ),
+    "they part late": (
+        {"chosen": [*QUESTION, *MORE], "rejected": [*QUESTION, *MORE[:-1], *WORSE]},
+        {"prompt": [*QUESTION, *MORE[:-1]], "chosen": MORE[-1:], "rejected": WORSE},
+    ),
+    "equal": ({"chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *BETTER]}, {**PAIR, "rejected": BETTER}),
+}
+EVALUATED = {"eval_data": [sums(4, split="validation")]}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+@pytest.mark.parametrize("step", ["dpo", "reward_model"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_pairs_become_a_prompt_and_two_answers(case, step, suffix, load, tmp_path):
+    row, expected = PAIRS[case]
+    rows = pd.DataFrame([{**row, "score_chosen": 9.0}])
+    rows.to_json(tmp_path / "pairs.jsonl", orient="records", lines=True)
+    rows.to_parquet(tmp_path / "pairs.parquet")
+    evaluated = EVALUATED if step == "reward_model" else {}
+    assert load(step, [{"path": f"pairs{suffix}"}], **evaluated).to_list() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"chosen": "1+1=? 2", "rejected": "1+1=? 3"}, "nothing gives prompt; add `prompt: <one of chosen, rejected>`"),
+        ({"chosen": BETTER, "rejected": WORSE}, "nothing gives prompt; add `prompt: <one of chosen, rejected>`"),
+        ({"prompt": QUESTION, "chosen": BETTER}, "nothing gives rejected; add `rejected: <one of prompt, chosen>`"),
+        ({"prompt": QUESTION, "completion": BETTER}, "nothing gives chosen; add `chosen: <one of prompt, completion>`"),
+    ],
+    ids=["texts with the question", "answers to nothing", "one answer", "no pair"],
+)
+def test_column_that_pairs_lack_is_told(row, told, read, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    (line,) = refused(read("dpo", [{"path": "pairs.jsonl"}]))
+    assert line == f"data.0.columns: {told}"
+
+
+def test_conversations_that_begin_differently_are_told(read, tmp_path):
+    row = {"chosen": [*QUESTION, *BETTER], "rejected": [{"role": "user", "content": "1+2=?"}, *WORSE]}
+    good = {"chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *WORSE]}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (good, row)))
+    (line,) = refused(read("dpo", [{"path": "pairs.jsonl"}]))
+    assert line.startswith("data.0: a chosen conversation begins with [{")
+    assert line.endswith("no prompt of both; give pairs of answers to one prompt")
+
+
+def test_pairs_of_two_kinds_of_sources_are_joined(load, tmp_path):
+    for case in ("texts", "whole conversations"):
+        (tmp_path / f"{case}.jsonl").write_text(json.dumps(PAIRS[case][0]) + "\n")
+    rows = load("dpo", [{"path": "texts.jsonl"}, {"path": "whole conversations.jsonl"}])
+    assert rows.to_list() == [PAIR, PAIR]
+
+
+def test_columns_of_pairs_are_mapped(load, tmp_path):
+    row = {"question": "1+1=?", "good": "2", "bad": "3", "prompt": "another"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    assert load("dpo", [{"path": "pairs.jsonl", "columns": columns}]).to_list() == [PAIR]
+
+
+# --- Parts
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 10, 99])
+@pytest.mark.parametrize("cuts", [(0.9,), (0.1, 0.5), (0.05, 0.1, 0.15), (1 / 3, 2 / 3)])
+def test_parts_are_apart_and_together_all(cuts, num_rows, load, numbered):
+    taken = []
+    for start, end in itertools.pairwise([0, *cuts, 1]):
+        if round(start * num_rows) < round(end * num_rows):
+            taken += numbers(load("grpo", [numbered("a", range(num_rows), part=[start, end])]))
+    assert sorted(taken) == list(range(num_rows))
+
+
+def test_a_part_is_drawn_with_the_seed_and_not_cut_off(load, numbered):
+    def part(**sections):
+        return numbers(load("grpo", [numbered("a", range(40), part=[0, 0.5])], **sections))
+
+    assert part() == part()
+    assert sorted(part()) != sorted(part(seed=1))
+    assert sorted(part()) != list(range(20))
+
+
+def test_a_part_is_of_the_rows_that_where_leaves(load, numbered):
+    sources = [numbered("a", range(40), where={"level": [10, 29]}, part=part) for part in ([0, 0.75], [0.75, 1])]
+    first, second = (numbers(load("grpo", [source])) for source in sources)
+    assert (len(first), len(second)) == (15, 5)
+    assert sorted(first + second) == list(range(10, 30))
+
+
+def test_a_part_is_put_in_order(load, numbered):
+    rows = numbers(load("grpo", [numbered("a", range(40), part=[0.5, 1], sort_by="-level")]))
+    assert rows == sorted(rows, reverse=True)
+    assert len(rows) == 20
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ({"part": [0.5]}, "data.0.part: [0.5] is no part; write [from, to], shares from 0 to 1, e.g. [0.9, 1]"),
+        ({"part": [0, 0.5, 1]}, "data.0.part: [0.0, 0.5, 1.0] is no part"),
+        ({"part": []}, "data.0.part: [] is no part"),
+        ({"part": [0.5, 0.5]}, "data.0.part: [0.5, 0.5] is no part"),
+        ({"part": [0.9, 0.1]}, "data.0.part: [0.9, 0.1] is no part"),
+        ({"part": [-0.1, 1]}, "data.0.part: [-0.1, 1.0] is no part"),
+        ({"part": [0, 1.1]}, "data.0.part: [0.0, 1.1] is no part"),
+        ({"part": [0, float("nan")]}, "data.0.part: [0.0, nan] is no part"),
+        ({"part": [0, 0.5], "fraction": 0.5}, "data.0.fraction: part says which rows already; remove one"),
+        ({"part": [0.99, 1]}, "data.0.part: [0.99, 1.0] of 4 rows is none; widen it"),
+    ],
+)
+def test_part_that_cannot_be_is_told(source, told, read, numbered):
+    (line,) = refused(read("grpo", [numbered("a", range(4), **source)]))
+    assert line.startswith(told)
 
 
 PEAK = """

@@ -13,17 +13,15 @@ from openai_server import OpenAIServer, Reply, completion
 
 from open_r1 import signals
 from open_r1.generation import Completion, Sampling
-from open_r1.generation.endpoint import (
+from open_r1.generation.client import (
     MAX_REASON_CHARACTERS,
     MAX_RETRY_AFTER_SECONDS,
     MIN_REFUSED,
-    EndpointBackend,
     Pace,
     is_nearby,
-    read_answer,
     retry_after_seconds,
-    row_seed,
 )
+from open_r1.generation.endpoint import EndpointBackend, read_answer, row_seed
 from open_r1.recipe import RecipeError, Thinking
 from open_r1.recipe.sections import Endpoint
 from open_r1.step_process import RunStopped

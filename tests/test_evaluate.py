@@ -187,6 +187,38 @@ def test_scores_agree_with_a_count_by_other_means(tiny_model, tmp_path, monkeypa
     assert entry["pass@1_interval"][0] < entry["pass@1"] < entry["pass@1_interval"][1]
 
 
+def test_explanations_are_judged_by_what_they_name_and_not_by_the_answer(tiny_model, tmp_path, monkeypatch):
+    expected = {}
+
+    def answers(conversation):
+        question = conversation[0]["content"]
+        total, *rest = map(int, re.findall(r"\d+", question))
+        lines = [f"{total}+{term}={(total := total + term)}" for term in rest]
+        wrong = total + 1
+        mixes = [  # (thinking, answer, whether it explains the sum)
+            (lines, total, 1.0),
+            (lines, wrong, 1.0),
+            (lines[:-1], total, 0.0),
+            ([*lines, f"{total}+0={wrong}"], total, 0.0),
+            ([], total, 0.0),
+        ]
+        thinking, answer, verdict = mixes[total % len(mixes)]
+        expected[question] = verdict
+        worked = "\n".join(thinking)
+        return [f"<think>{worked}</think><answer>\\boxed{{{answer}}}</answer>", f"{worked}</think>{answer}"]
+
+    script(monkeypatch, answers)
+    section = {"benchmarks": ["tiny_explanations"], "num_problems": 40, "samples": 2}
+    run_dir = write_recipe(tmp_path / "run", model={"name": str(tiny_model)}, evaluate=section)
+    entry = scores_of(run_dir)["model"]["benchmarks"]["tiny_explanations"]
+    rows = parquet.read_table(run_dir / "completions/model-tiny_explanations.parquet").to_pylist()
+    assert len(rows) == 40 == len(expected) and set(expected.values()) == {0.0, 1.0}
+    assert [row["scores"] for row in rows] == [[expected[row["prompt"]], 0.0] for row in rows]  # the second opens none
+    assert entry["pass@1"] == pytest.approx(sum(expected.values()) / 80)
+    assert (entry["unjudged"], entry["temperature"]) == (0, 1.0)
+    assert "maj@k" not in entry or not entry["maj@k"]  # an explanation is no answer that could be voted for
+
+
 def test_a_completion_that_begins_inside_the_thinking_is_not_judged_before_its_end(tiny_model, tmp_path, monkeypatch):
     script(monkeypatch, lambda conversation: [f"it is \\boxed{{{answer_to(conversation)}}}"])
     template = character_tokenizer().chat_template.replace(

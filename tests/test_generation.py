@@ -15,7 +15,7 @@ from openai_server import OpenAIServer
 
 from open_r1 import generate, launch, running
 from open_r1.curation import sampling
-from open_r1.generation import Completion, Sampling, endpoint, shards
+from open_r1.generation import Completion, Sampling, client, shards
 from open_r1.generation.progress import Watch
 from open_r1.generation.shards import Journal, Shard, num_journaled, sample_shard, seed_of_shard, shards_of
 from open_r1.recipe import RecipeError, load_recipe
@@ -315,7 +315,7 @@ def test_keep_is_refused_where_nothing_is_sampled(write_recipe, smallest_model):
 def test_every_row_arrives_from_an_endpoint_that_fails_one_request_in_three(
     write_generate_recipe, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(endpoint, "_seconds_before_retry", lambda *arguments: 0.0)
+    monkeypatch.setattr(client, "_seconds_before_retry", lambda *arguments: 0.0)
     faults = [fault for number in range(12) for fault in (None, None, (500, 429, "drop", "break")[number % 4])]
     with OpenAIServer(faults=faults) as server:
         section = {"endpoint": {"base_url": server.url, "model": "teacher"}, "prompts_per_shard": 3}

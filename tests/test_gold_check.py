@@ -4,13 +4,15 @@ import json
 
 import pandas as pd
 import pytest
+from accelerate import PartialState
 from conftest import CPU_TRAINER, TINY
 
-from open_r1 import gold_check, why
-from open_r1.gold_check import check_golds, require_verified_golds
+from open_r1 import gold_check, training, why
+from open_r1.gold_check import check_golds, judging_reward, judging_rewards, require_verified_golds, row_problems
 from open_r1.recipe import RecipeError, load_recipe
 
 TRAINER = {**CPU_TRAINER, "num_generations": 4, "per_device_train_batch_size": 4}
+FOLLOWED = '{"func_name": "validate_uppercase"}'
 GOOD, BAD = [r"\frac{1}{2}", "(1,2)", r"\text{Yes}", "x^2"], [r"\frac{1}{", ""]
 
 
@@ -22,8 +24,7 @@ def recipe_with(write_recipe, smallest_model):
         file = write_recipe(
             step="grpo",
             model={"name": str(smallest_model)},
-            data=[{"path": "golds.jsonl"}],
-            **({"rewards": ["accuracy"], "trainer": TRAINER} | sections),
+            **({"data": [{"path": "golds.jsonl"}], "rewards": ["accuracy"], "trainer": TRAINER} | sections),
         )
         rows = [json.dumps({"prompt": "?", "solution": gold}) for gold in golds]
         (file.parent / "golds.jsonl").write_text("\n".join(rows) + "\n")
@@ -60,6 +61,125 @@ def test_rows_are_counted_through_all_pieces(at_a_time, recipe_with, monkeypatch
 
 def test_a_recipe_whose_rewards_read_no_gold_has_nothing_to_check(recipe_with):
     assert check_golds(load_recipe(recipe_with(GOOD, rewards=["format"])), BAD) is None
+
+
+# --- Other judges by `solution`: each gold by those that are for its row
+
+THINKINGS = {
+    "tags": {},
+    "prefilled": {"open": "[T]", "close": "[/T]", "prefilled": True},
+    "the rest": {"answer_in": "rest"},
+}
+WORKED = "Half of 36 is 18.\n#### 18"
+
+
+@pytest.mark.parametrize("thinking", THINKINGS)
+@pytest.mark.parametrize(
+    ("name", "golds"),
+    [("last_number", ["4", "-3", "1,234.50", WORKED, "$5"]), ("final_answer", [*GOOD, r"It is \boxed{7}."])],
+)
+def test_good_golds_of_the_other_judges_are_all_accepted(name, golds, thinking, recipe_with):
+    recipe = load_recipe(recipe_with(golds, rewards=[name], thinking=THINKINGS[thinking]))
+    assert check_golds(recipe, golds).failures == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "golds", "reasons"),
+    [
+        ("last_number", ["4", "four", None], {1: "it has no number", 2: "it has no number"}),
+        ("last_number", ["#### 18 or 19"], {0: "its last number is another: 19"}),
+        (
+            "final_answer",
+            [*GOOD, *BAD],
+            {4: "the gold cannot be parsed: its brackets do not close", 5: "the gold cannot be parsed"},
+        ),
+        ("instructions", [FOLLOWED, "2", None], {1: "'2' has to have either", 2: "'null' has to have either"}),
+    ],
+)
+def test_bad_golds_of_the_other_judges_are_named_with_their_reason(name, golds, reasons, recipe_with):
+    checked = check_golds(load_recipe(recipe_with(["2"], rewards=[name])), golds)
+    assert checked.num_rows == len(golds)
+    assert [failure.row for failure in checked.failures] == list(reasons)
+    for failure in checked.failures:
+        assert failure.reason.startswith(reasons[failure.row])
+        assert (failure.gold is None) == (name == "instructions")  # the row is at fault, and no answer was tried
+
+
+MIX = [("gsm8k", "4"), ("MATH", r"\frac12"), ("ifeval", FOLLOWED), ("gsm8k", "four"), ("ifeval", "4"), (None, "{")]
+OF_MIX = [
+    {"name": "last_number", "task": "gsm8k"},
+    {"name": "final_answer", "task": "MATH"},
+    {"name": "instructions", "task": ["ifeval", "more"]},
+]
+
+
+def golds_and_tasks(rows=MIX):
+    return [gold for _, gold in rows], [task for task, _ in rows]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 100])
+def test_each_reward_checks_the_rows_of_its_own_tasks(at_a_time, recipe_with, monkeypatch):
+    monkeypatch.setattr(gold_check, "GOLDS_AT_A_TIME", at_a_time)
+    recipe = load_recipe(recipe_with(["2"], rewards=OF_MIX))
+    checked = check_golds(recipe, *golds_and_tasks())
+    assert checked.num_rows == 5
+    assert [(failure.row, failure.gold) for failure in checked.failures] == [(3, "four"), (4, None)]
+    assert check_golds(recipe, ["{"], [None]) is None
+
+
+def test_rewards_for_the_same_rows_have_all_to_accept_them(recipe_with):
+    golds = ["4", r"\sqrt{2}", "x", "#### 18"]
+    checked = check_golds(load_recipe(recipe_with(["2"], rewards=["accuracy", "last_number"])), golds)
+    assert (checked.num_rows, [failure.row for failure in checked.failures]) == (4, [2, 3])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "ways"),
+    [
+        (["accuracy", "length", "format"], ["accuracy"]),
+        (["length", {"name": "accuracy", "answer_in": "boxed"}], ["length", "accuracy"]),
+        ([{"name": "accuracy", "task": "sums"}, {"name": "cosine", "task": "proofs"}], ["accuracy", "cosine"]),
+        (["final_answer", "accuracy"], ["final_answer", "accuracy"]),
+        (["format"], []),
+    ],
+)
+def test_what_judges_in_the_same_way_is_asked_once(rewards, ways, recipe_with):
+    recipe = load_recipe(recipe_with(["2"], rewards=rewards))
+    assert [reward.name for reward in judging_rewards(recipe)] == ways
+    first = judging_reward(recipe)
+    assert (first.name if first else None) == next(iter(ways), None)
+
+
+def test_instructions_that_nobody_can_read_are_rows_by_which_nothing_can_be_judged(recipe_with):
+    golds, tasks = golds_and_tasks()
+    problems = row_problems(load_recipe(recipe_with(["2"], rewards=OF_MIX)), {"solution": golds, "task": tasks})
+    assert list(problems) == [4]
+    assert problems[4].startswith("'4' has to have either func_name or instruction_id_list")
+
+
+def mixed(recipe_with, rows, **sections):
+    """A recipe over rows that name their own tasks."""
+    source = {"path": "mix.jsonl", "columns": {"solution": "ground_truth", "task": "dataset"}}
+    file = recipe_with(["2"], data=[source], rewards=OF_MIX, **sections)
+    lines = [json.dumps({"prompt": f"{row}?", "ground_truth": gold, "dataset": task}) for row, (task, gold) in rows]
+    (file.parent / "mix.jsonl").write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_make_check_data_of_a_mix(recipe_with, capsys):
+    assert gold_check.main([str(mixed(recipe_with, enumerate(MIX)))]) == 2
+    printed = capsys.readouterr()
+    assert ": 3 of 5 golds verified (60.00%) in " in printed.out
+    assert "  row 3: 'four': it has no number\n  row 4: '4' has to have either func_name" in printed.out
+    assert "60.00% of the golds are accepted by the reward, guards.min_verified_gold_share is 95%" in printed.err
+
+
+def test_rows_by_which_nothing_can_be_judged_are_not_trained_on(recipe_with, tmp_path):
+    recipe = load_recipe(mixed(recipe_with, enumerate(MIX), guards={"min_verified_gold_share": 0.5}))
+    rows = training.verified_data(recipe, tmp_path, PartialState(cpu=True))
+    assert [prompt[0]["content"] for prompt in rows["prompt"]] == ["0?", "1?", "2?", "3?", "5?"]
+    report = json.loads((tmp_path / "gold_check.json").read_text())
+    assert [failure["row"] for failure in report["failures"]] == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -223,3 +343,39 @@ def test_why_shows_what_became_of_sampled_completions(asked, told, reason, recip
 def test_why_tells_of_an_id_that_nothing_has(recipe_that_sampled, capsys):
     assert why.main([recipe_that_sampled, "id=2-0"]) == 2
     assert "id=2-0: no completion in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reward", "solution", "completion", "notes"),
+    [
+        ({"name": "last_number"}, "4", "<think></think>It is 3.", ["last_number_answer: 3"]),
+        (
+            {"name": "final_answer"},
+            "4",
+            r"<think></think>The final answer is $5$.",
+            ["final_answer_answer: $5$", "final_answer_reason: the final answer is: another number"],
+        ),
+        (
+            {"name": "instructions"},
+            FOLLOWED,
+            "<think></think>no",
+            ["instructions_not_followed: change_case:english_cap"],
+        ),
+        ({"name": "instructions", "task": "ifeval"}, FOLLOWED, "<think></think>no", []),
+    ],
+)
+def test_why_tells_what_the_other_judges_say(reward, solution, completion, notes, write_recipe, smallest_model):
+    recipe = load_recipe(
+        write_recipe(
+            step="generate",
+            model={"name": str(smallest_model)},
+            data=[{"path": "rows.jsonl"}],
+            rewards=[reward],
+            generate={"max_completion_length": 9},
+        )
+    )
+    row = {"id": "0-0", "prompt": "?", "completion": completion, "solution": solution, "task": "sums"}
+    row |= {f"reward_{reward['name']}": 0.0, "refused": None, "num_tokens": 9, "truncated": False}
+    lines = why.explain_sampled_row(pd.Series(row), "kept", recipe).splitlines()
+    told = [line.strip() for line in lines if line.startswith("  ")]
+    assert [line[: len(note)] for line, note in zip(told, notes, strict=True)] == notes

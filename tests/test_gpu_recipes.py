@@ -176,6 +176,23 @@ def sft(trainer: dict | None = None, **sections) -> dict:
     return recipe
 
 
+def dpo(trainer: dict | None = None, **sections) -> dict:
+    return sft({**(trainer or {})}, **{"data": [{"name": "nobody/pairs"}], **sections}) | {"step": "dpo"}
+
+
+def preferences(**sections) -> dict:
+    """A right recipe of preferences, whose answers and verdicts come from servers of its own."""
+    return {
+        "step": "preferences",
+        "model": {"name": str(TINY / "models" / "teacher")},
+        "data": [sums(16)],
+        "preferences": {"rubric": RUBRIC, "max_completion_length": 8},
+        "judge": {"name": str(TINY / "models" / "teacher")},
+        "hardware": {"vllm": {}, "judge": {}},
+        **sections,
+    }
+
+
 def pretrain(trainer: dict) -> dict:
     architecture = {"architecture": SMALLEST_MODEL}
     return sft({"per_device_train_batch_size": 4, **trainer}, model=architecture) | {"step": "pretrain"}
@@ -189,6 +206,10 @@ def gpus(number: int, accelerate: str) -> dict:
     return {"gpus_per_node": number, "accelerate": accelerate}
 
 
+RUBRIC = str(REPOSITORY / "recipes" / "tiny-rlaif" / "rubrics" / "order.yaml")
+REWARD_MODEL = {"name": "reward_model", "model": "nobody/reward-model"}
+ASKED = {"rewards": [{"name": "judge", "rubric": RUBRIC}], "judge": {"name": "nobody/judge"}}
+ENDPOINT = {"base_url": "http://localhost:8000/v1", "model": "served"}
 VLLM = {"use_vllm": True}
 SERVER = {"use_vllm": True, "vllm_mode": "server"}
 LORA = {"r": 4}
@@ -303,6 +324,46 @@ WRONG = {
         sft({"packing": True, "packing_strategy": "wrapped"}),
         "trainer.packing_strategy: wrapped cuts conversations in pieces that attend to each other",
     ),
+    "reference of DPO that no checkpoint has": (
+        dpo({"sync_ref_model": True}),
+        "trainer.sync_ref_model: no checkpoint has the reference, so a run that is taken up would not be the same",
+    ),
+    "reference of DPO at another revision": (
+        dpo(
+            {"precompute_ref_log_probs": True},
+            model={"name": "nobody/policy", "revision": "0" * 40},
+            hardware=gpus(2, "fsdp2"),
+        ),
+        "trainer.precompute_ref_log_probs: under fsdp2 TRL loads the reference anew, by its name and not at model.rev",
+    ),
+    "reward model in shares (ZeRO-3)": (
+        grpo(rewards=["accuracy", REWARD_MODEL], hardware=gpus(2, "zero3")),
+        "rewards.1.model: under zero3 a process gets no more than a share of what it loads",
+    ),
+    "reward model in shares (FSDP2)": (
+        grpo(rewards=[REWARD_MODEL], hardware=gpus(2, "fsdp2")),
+        "rewards.0.model: under fsdp2 a process gets no more than a share of what it loads",
+    ),
+    "judge in shares": (
+        grpo(**ASKED, hardware=gpus(2, "zero3")),
+        "judge.name: under zero3 a process gets no more than a share of what it loads",
+    ),
+    "judge on CPUs beside GPUs": (
+        preferences(hardware={"vllm": {}}),
+        "judge.name: the GPUs are those of hardware.vllm, so it would judge on CPUs; add hardware.judge",
+    ),
+    "judge beside several nodes": (
+        grpo(**ASKED, hardware={**gpus(2, "ddp"), "nodes": 2, "judge": {}}),
+        "hardware.judge.nodes: beside several nodes that train the server needs its own; write nodes: 1",
+    ),
+    "copies of a judge that do not come out even": (
+        preferences(hardware={"vllm": {}, "judge": {"nodes": 2, "data_parallel_size": 3}}),
+        "hardware.judge.data_parallel_size: 3 copies cannot be dealt out over 2 nodes; give a multiple",
+    ),
+    "two that answer": (
+        preferences(preferences={"rubric": RUBRIC, "max_completion_length": 8, "endpoint": ENDPOINT}),
+        "hardware.vllm: preferences.endpoint is asked already; remove one",
+    ),
     "rows end to end without flash attention": (
         sft({"packing": True, "per_device_train_batch_size": 4}),
         "trainer.per_device_train_batch_size: packing lays the 4 rows end to end, and without flash attention",
@@ -346,6 +407,18 @@ RIGHT = {
     "weights in shares (FSDP2)": sft(hardware=gpus(2, "fsdp2")),
     "reference replaced": grpo({"sync_ref_model": True, "beta": 0.1}, hardware=gpus(2, "zero2")),
     "reference replaced in shares": grpo({"sync_ref_model": True, "beta": 0.1}, hardware=gpus(2, "fsdp2")),
+    "reference of DPO from a path": dpo({"precompute_ref_log_probs": True}, hardware=gpus(2, "fsdp2")),
+    "reference of DPO at its revision": dpo(
+        {"precompute_ref_log_probs": True},
+        model={"name": "nobody/policy", "revision": "0" * 40, "dtype": "bfloat16"},
+        hardware=gpus(2, "zero2"),
+    ),
+    "DPO looked at by several processes": dpo(
+        {"eval_strategy": "steps", "eval_steps": 2}, eval_data=[{"name": "nobody/others"}], hardware=gpus(2, "ddp")
+    ),
+    "reward model under ZeRO-2": grpo(rewards=[REWARD_MODEL], hardware=gpus(2, "zero2")),
+    "judge that is served beside shares": grpo(**ASKED, hardware={**gpus(2, "zero3"), "judge": {}}),
+    "judge and policy on servers": preferences(),
     "packing of one row": sft({"packing": True, "use_liger_kernel": True}),
     "packing of rows on a CPU": sft(
         {"packing": True, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False}, hardware={}
@@ -377,6 +450,32 @@ def test_package_that_is_not_there_is_told_before_the_run_and_not_by_make_check(
         "hardware.accelerate: zero2: needs deepspeed, which is not installed; pip install 'open-r1[deepspeed]'",
         "model.attn_implementation: needs flash_attn, which is not installed; pip install flash-attn",
     ]
+
+
+@pytest.mark.parametrize(
+    ("section", "keys", "absent", "told"),
+    [
+        (
+            "hardware",
+            {**gpus(1, "one_gpu"), "judge": {}},
+            "vllm",
+            "hardware.judge: needs vllm, which is not installed; pip install",
+        ),
+        (
+            "judge",
+            {"endpoint": ENDPOINT},
+            "openai",
+            "judge.endpoint: needs openai, which is not installed; pip install",
+        ),
+    ],
+    ids=["served", "endpoint"],
+)
+def test_package_that_a_judge_needs_is_told(section, keys, absent, told, write_recipe, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == absent else find_spec(name, *a))
+    recipe = write_recipe(**preferences(**{"hardware": {}, section: keys}))
+    (line,) = problems_of(recipe, before_run=True)
+    assert line.startswith(told)
 
 
 def test_packages_of_later_stages_are_told_before_the_first_begins(monkeypatch):

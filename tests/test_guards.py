@@ -9,9 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from conftest import CPU_TRAINER, sums
 from transformers import TrainerState
+from transformers.trainer_callback import TrainerControl
 
-from open_r1.recipe import Guards
+from open_r1 import launch, running, step_process
+from open_r1.check import check_recipe
+from open_r1.grpo import grpo
+from open_r1.recipe import Guards, RecipeError, load_recipe
+from open_r1.resuming import last_checkpoint
+from open_r1.run_record import METRICS_FILE, read_record, update_record, weights_sha256
 from open_r1.step_process import ERROR_FILE, EXIT_STOPPED, RunStopped
 from open_r1.training import watchdog
 from open_r1.training.guards import WARNINGS_FILE, GuardCallback
@@ -33,6 +41,8 @@ FLAT_REWARDS = [reward + step / 20_000 for step, reward in enumerate([0.4, 0.41,
 FALLING_REWARDS = GOOD_REWARDS[:50] + [0.65, 0.6, 0.7, 0.62, 0.68] * 10  # of what was gained less than half is left
 NUM_EVAL_PROBLEMS = 200
 ACCURACY = "eval_rewards/accuracy/mean"
+WANTED = "eval_rewards/wanted/mean"
+LENGTH = "completions/mean_length"
 
 
 def trained(rewards: Sequence[float], entropies: Sequence[float] = GOOD_ENTROPIES) -> list[dict]:
@@ -45,13 +55,28 @@ def evaluated(*rounds: tuple[float | None, float | None], key: str = ACCURACY) -
     return [log for group in logs for log in group]
 
 
-def replay(guard: GuardCallback, logs: Sequence[dict], state: TrainerState | None = None) -> TrainerState:
-    """Lets the guard see each log as the trainer shows it: at the end of all logs so far."""
+def lengths(*tokens: float, key: str = LENGTH) -> list[dict]:
+    """Logs in which completions have so many tokens."""
+    return [{key: each} for each in tokens]
+
+
+def replay(
+    guard: GuardCallback,
+    logs: Sequence[dict],
+    state: TrainerState | None = None,
+    control: TrainerControl | None = None,
+    keeps_best: bool = False,
+) -> TrainerState:
+    """Lets the guard see each log as the trainer shows it: after all logs so far, and until it ends the training."""
     state = state or TrainerState(is_world_process_zero=True)
+    control = control or TrainerControl()
+    args = SimpleNamespace(max_completion_length=80, load_best_model_at_end=keeps_best)
     for log in logs:
         state.global_step += 1
         state.log_history.append(log)
-        guard.on_log(SimpleNamespace(max_completion_length=80), state, None, logs=log)
+        guard.on_log(args, state, control, logs=log)
+        if control.should_training_stop:
+            break
     return state
 
 
@@ -127,6 +152,27 @@ def test_what_stops_a_run(guards, logs, stops, tmp_path):
         ({}, evaluated((0.4, 0.6), (0.6, 0.4), key="eval_rewards/format/mean"), None),
         ({"max_eval_drop": 9.0}, evaluated((0.4, 0.6), (0.6, 0.4)), None),
         ({"max_eval_drop": None}, evaluated((0.4, 0.6), (0.6, 0.0)), None),
+        ({"truth": "wanted"}, evaluated((0.4, 0.6), (0.6, 0.4), key=WANTED), "guards.max_eval_drop"),
+        ({"truth": "wanted"}, evaluated((0.4, 0.6), (0.4, 0.4), key=WANTED), None),  # the reward does not rise
+        ({"truth": "wanted"}, evaluated((0.6, 0.6), (0.4, 0.4), key=WANTED), None),
+        ({"truth": "wanted"}, evaluated((0.4, 0.6), (0.6, 0.55), key=WANTED), None),
+        ({"truth": "wanted"}, evaluated((0.4, 0.6), (0.6, 0.4)), None),  # accuracy is not what is wanted
+        ({"truth": "wanted"}, evaluated((0.4, 0.6), (0.6, 0.4), key="eval_rewards/unwanted/mean"), None),
+        ({"truth": "wanted", "max_eval_drop": None}, evaluated((0.4, 0.6), (0.6, 0.4), key=WANTED), None),
+        ({}, evaluated((0.4, 0.6), (0.6, 0.4), key=WANTED), None),  # nobody said that it is
+        ({"max_length_drift": 2.0, "entropy_steps": 2}, lengths(10, 10, 28, 11, 29), None),
+        ({"max_length_drift": 2.0, "entropy_steps": 2}, lengths(10, 10, 28, 11, 30), "guards.max_length_drift"),
+        ({"max_length_drift": 2.0, "entropy_steps": 2}, lengths(10, 10, 5, 5), None),
+        ({"max_length_drift": 2.0, "entropy_steps": 2}, lengths(10, 10, 5, 4), "guards.max_length_drift"),
+        ({"max_length_drift": 2.0, "entropy_steps": 2}, lengths(10, 10, 99), None),  # too few to compare
+        ({"max_length_drift": 2.0, "entropy_steps": 2}, lengths(10, 99, 99, 99), None),  # the first two are the measure
+        ({"max_length_drift": 2.0, "entropy_steps": 2}, lengths(10, 10, 99, 99, key="eval_" + LENGTH), None),
+        ({"entropy_steps": 2}, lengths(10, 10, 99, 99), None),
+        ({"max_kl": 0.5, "entropy_steps": 2}, [{"kl": kl} for kl in (0.6, 0.5, 0.6)], None),
+        ({"max_kl": 0.5, "entropy_steps": 2}, [{"kl": kl} for kl in (0.1, 0.6, 0.6)], "guards.max_kl"),
+        ({"max_kl": 0.5, "entropy_steps": 2}, [{"kl": 0.6}, {"eval_runtime": 1.0}, {"kl": 0.6}], "guards.max_kl"),
+        ({"max_kl": 0.5, "entropy_steps": 2}, [{"kl": float("nan")}, {"eval_kl": 9.0}] * 4, None),
+        ({"entropy_steps": 2}, [{"kl": 9.0}] * 4, None),
     ],
 )
 def test_what_warns_of_a_run(guards, logs, key, tmp_path, capsys):
@@ -145,6 +191,214 @@ def test_few_problems_make_no_sign(tmp_path):
     assert warnings_of(tmp_path) == []
 
 
+# --- A stop that keeps the best checkpoint
+
+HACKED = evaluated((0.4, 0.5), (0.5, 0.6), (0.6, 0.4), (0.7, 0.3))
+BEST = "checkpoints/checkpoint-6"
+
+
+@pytest.mark.parametrize(
+    ("keeps_best", "best", "ending"),
+    [(True, BEST, "done"), (True, None, "stopped"), (False, BEST, "stopped")],
+    ids=["best", "no checkpoint yet", "not loaded"],
+)
+def test_a_sign_ends_the_training_and_fails_a_run_that_has_no_best(keeps_best, best, ending, tmp_path, capsys):
+    guard = GuardCallback(Guards(stop_on_signs=True), tmp_path, NUM_EVAL_PROBLEMS)
+    state, control = TrainerState(is_world_process_zero=True, best_model_checkpoint=best), TrainerControl()
+    if ending == "stopped":
+        with pytest.raises(
+            RunStopped, match="^stopped at step 9: accuracy on eval_data fell .*max_eval_drop: null goes"
+        ):
+            replay(guard, HACKED, state, control, keeps_best)
+        assert warnings_of(tmp_path) == []
+    else:
+        replay(guard, HACKED, state, control, keeps_best)
+        assert control.should_training_stop and state.global_step == 9
+        (warning,) = warnings_of(tmp_path)
+        assert (warning["step"], warning["key"], warning["stopped"]) == (9, "guards.max_eval_drop", True)
+        assert capsys.readouterr().err.startswith("stopped at step 9: accuracy on eval_data fell from 0.6 to 0.4, ")
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_sign_in_the_last_step_is_told(stops, tmp_path):
+    """When transformers has ended the training already."""
+    guard = GuardCallback(Guards(stop_on_signs=stops), tmp_path, NUM_EVAL_PROBLEMS)
+    state = replay(guard, HACKED[:8], TrainerState(is_world_process_zero=True, best_model_checkpoint=BEST))
+    replay(guard, HACKED[8:9], state, TrainerControl(should_training_stop=True), keeps_best=True)
+    assert [(warning["step"], warning.get("stopped", False)) for warning in warnings_of(tmp_path)] == [(9, stops)]
+
+
+def test_a_warning_stops_nothing(tmp_path):
+    guard, control = GuardCallback(Guards(), tmp_path, NUM_EVAL_PROBLEMS), TrainerControl()
+    state = TrainerState(is_world_process_zero=True, best_model_checkpoint=BEST)
+    assert replay(guard, HACKED, state, control, keeps_best=True).global_step == len(HACKED)
+    assert [warning.get("stopped") for warning in warnings_of(tmp_path)] == [None]
+
+
+@pytest.mark.parametrize(("taken_up_at", "goes_on"), [(9, False), (6, True)])
+def test_a_run_that_was_stopped_here_is_stopped_again(taken_up_at, goes_on, tmp_path):
+    """It was killed before its best checkpoint became its model, and trains from its last one."""
+    state = TrainerState(is_world_process_zero=True, best_model_checkpoint=BEST)
+    replay(GuardCallback(Guards(stop_on_signs=True), tmp_path, NUM_EVAL_PROBLEMS), HACKED, state, keeps_best=True)
+    guard, control = GuardCallback(Guards(stop_on_signs=True), tmp_path, NUM_EVAL_PROBLEMS), TrainerControl()
+    guard.on_train_begin(None, TrainerState(is_world_process_zero=True, global_step=taken_up_at), control)
+    assert (control.should_training_stop, len(warnings_of(tmp_path))) == (not goes_on, int(not goes_on))
+
+
+MAX_STEPS = 6
+BEST_STEP = 2
+TRUTH = {0: 0.5, 1: 0.75, BEST_STEP: 1.0}  # step -> mean on eval_data; of all later ones none
+
+
+def rises(completions, trainer_state, **columns):
+    """A training reward that rises with the steps, whatever is answered; of different answers the longer is better."""
+    return [trainer_state.global_step + len(completion[-1]["content"]) / 100 for completion in completions]
+
+
+def falls(completions, trainer_state, **columns):
+    """What is really wanted: TRUTH."""
+    num_true = round(TRUTH.get(trainer_state.global_step, 0.0) * len(completions))
+    return [float(index < num_true) for index in range(len(completions))]
+
+
+@pytest.fixture
+def hacked_recipe(write_recipe, smallest_model):
+    """Writes a short recipe of GRPO in which the reward rises while the truth falls, with other trainer keys."""
+
+    def write(guards: dict | None = None, **trainer):
+        keys = {
+            **CPU_TRAINER,
+            "max_steps": MAX_STEPS,
+            "learning_rate": 1e-2,
+            "lr_scheduler_type": "constant",
+            "per_device_train_batch_size": 4,
+            "num_generations": 4,
+            "max_completion_length": 6,
+            "logging_steps": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "per_device_eval_batch_size": 32,
+            "num_generations_eval": 2,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "save_total_limit": 2,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_rewards/falls/mean",
+            "greater_is_better": True,
+        }
+        return write_recipe(
+            step="grpo",
+            model={"name": str(smallest_model)},
+            data=[sums(32)],
+            eval_data=[sums(16, split="validation")],
+            rewards=["test_guards:rises", {"name": "test_guards:falls", "label": "falls", "weight": 0.0}],
+            guards={"truth": "falls", "stop_on_signs": True, "max_truncated_share": None, **(guards or {})},
+            trainer=keys | trainer,
+        )
+
+    return write
+
+
+@pytest.fixture
+def _one_thread():
+    """Threads that wait for each other take ten times as long where the cores are shared, and so small is the model."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch, _one_thread):
+    """Launches a recipe, its step in this process, and gives the exit code and the run directory."""
+
+    def run_here(argv: list[str], environment: dict[str, str]) -> int:
+        return step_process._exit_code_of(grpo, Path(argv[-1]))
+
+    monkeypatch.setattr(running, "_run", run_here)
+
+    def launch_it(recipe: Path) -> tuple[int, Path]:
+        exit_code = launch.main(["grpo", str(recipe), "--runs", str(tmp_path / "runs")])
+        return exit_code, running.run_directory(load_recipe(recipe), tmp_path / "runs")
+
+    return launch_it
+
+
+def test_run_that_is_hacked_is_done_with_its_best_checkpoint(hacked_recipe, launched, capfd):
+    recipe = hacked_recipe()
+    exit_code, run_dir = launched(recipe)
+    record = read_record(run_dir)
+    assert (exit_code, record["status"]) == (0, "done")
+    (warning,) = record["warnings"]
+    assert (warning["step"], warning["key"], warning["stopped"]) == (BEST_STEP + 1, "guards.max_eval_drop", True)
+    assert "falls on eval_data fell from 1 to 0, " in warning["reason"]
+    checkpoints = run_dir / "checkpoints"
+    assert sorted(file.name for file in checkpoints.glob("checkpoint-*")) == [
+        f"checkpoint-{BEST_STEP}",
+        f"checkpoint-{BEST_STEP + 1}",
+    ]
+    best, last = (weights_sha256(checkpoints / f"checkpoint-{step}") for step in (BEST_STEP, BEST_STEP + 1))
+    assert weights_sha256(run_dir / "model") == best != last
+    assert record["weights_sha256"] == best
+
+    capfd.readouterr()
+    assert launched(recipe) == (0, run_dir)
+    assert "is done already" in capfd.readouterr().out
+
+    (run_dir / "model" / "model.safetensors").unlink()  # killed before its model was saved
+    update_record(run_dir, status="running")
+    assert launched(recipe) == (0, run_dir)
+    assert weights_sha256(run_dir / "model") == best
+    assert read_record(run_dir)["warnings"] == [warning]
+
+
+def test_run_that_is_hacked_and_keeps_no_best_fails(hacked_recipe, launched):
+    exit_code, run_dir = launched(hacked_recipe(load_best_model_at_end=False))
+    record = read_record(run_dir)
+    assert (exit_code, record["status"]) == (EXIT_STOPPED, "failed")
+    assert record["error"].startswith(f"stopped at step {BEST_STEP + 1}: falls on eval_data fell from 1 to 0, ")
+    assert record["error"].endswith("(guards.max_eval_drop: null goes on all the same)\n")
+    assert "warnings" not in record and not (run_dir / "model").exists()
+
+
+def test_run_that_nobody_looks_at_goes_on(hacked_recipe, launched):
+    exit_code, run_dir = launched(hacked_recipe(guards={"max_eval_drop": None}))
+    lines = [json.loads(line) for line in (run_dir / METRICS_FILE).read_text().splitlines()]
+    assert exit_code == 0 and "warnings" not in read_record(run_dir)
+    assert [line["eval_rewards/falls/mean"] for line in lines if "eval_rewards/falls/mean" in line] == [
+        TRUTH.get(step, 0.0) for step in range(1, MAX_STEPS + 1)
+    ]
+    assert last_checkpoint(run_dir / "checkpoints").name == f"checkpoint-{MAX_STEPS}"
+
+
+@pytest.mark.parametrize(
+    ("truth", "eval_data", "lines"),
+    [
+        ("fals", True, ["guards.truth: no reward is called 'fals' (known: rises, falls); did you mean falls?"]),
+        (
+            "falls",
+            False,
+            ["guards.truth: it is looked at on eval_data, which is missing; add it, and trainer.eval_strategy"],
+        ),
+        ("falls", True, []),
+    ],
+    ids=["unknown", "nothing to look at", "right"],
+)
+def test_truth_is_a_reward_that_is_looked_at(truth, eval_data, lines, hacked_recipe):
+    recipe = load_recipe(hacked_recipe(guards={"truth": truth}))
+    rewards = [recipe.rewards[0].model_copy(update={"label": "rises"}), recipe.rewards[1]]
+    recipe = recipe.model_copy(update={"rewards": rewards, **({} if eval_data else {"eval_data": []})})
+    try:
+        check_recipe(recipe)
+        told = []
+    except RecipeError as mistake:
+        told = [line.removeprefix(f"{recipe.source}: ") for line in mistake.lines]
+    assert told == lines
+
+
+# --- Taken up again
+
+
 @pytest.mark.parametrize("taken_up_at", [1, 4])
 def test_a_run_that_is_taken_up_again_goes_on_counting(taken_up_at, tmp_path):
     logs = [{RATIO: 1.6}] * 5
@@ -152,7 +406,7 @@ def test_a_run_that_is_taken_up_again_goes_on_counting(taken_up_at, tmp_path):
     state.save_to_json(str(tmp_path / "state.json"))
     restored = TrainerState.load_from_json(str(tmp_path / "state.json"))
     guard = GuardCallback(Guards(), tmp_path)
-    guard.on_train_begin(None, restored, None)
+    guard.on_train_begin(None, restored, TrainerControl())
     with pytest.raises(RunStopped, match="^stopped at step 5: "):
         replay(guard, logs[taken_up_at:], restored)
 
@@ -165,7 +419,7 @@ def test_warnings_of_a_run_that_is_taken_up_again_are_there_once(taken_up_at, ke
         lines.write('{"step": 2')  # killed while writing
     state = TrainerState(is_world_process_zero=True, global_step=taken_up_at, log_history=logs[:taken_up_at])
     guard = GuardCallback(Guards(), tmp_path)
-    guard.on_train_begin(None, state, None)
+    guard.on_train_begin(None, state, TrainerControl())
     assert len(warnings_of(tmp_path)) == kept
     replay(guard, logs[taken_up_at:], state)
     assert [warning["step"] for warning in warnings_of(tmp_path)] == [20]

@@ -13,6 +13,7 @@ from stand_in_judges import ORDER, QUESTION, is_nonsense, likes_length, likes_th
 from open_r1 import vllm_server
 from open_r1.feedback import Principle, Rubric, judge_of, judge_problems, load_rubric
 from open_r1.feedback.cache import VerdictCache, key_of
+from open_r1.feedback.judge import endpoint_of_judge
 from open_r1.feedback.orders import units_of
 from open_r1.feedback.spending import Spending
 from open_r1.generation import Completion, Sampling, Tokens
@@ -522,6 +523,14 @@ def test_a_server_that_the_launcher_started_is_asked_for_the_judges_name(tmp_pat
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize(("processes", "at_once"), [(1, 256), (4, 64), (1000, 1)])
+def test_every_copy_of_the_judge_has_as_many_requests_at_once(processes, at_once, monkeypatch):
+    monkeypatch.setenv(vllm_server.JUDGE_URL, "http://x")
+    hardware = Hardware(judge=VllmServer(data_parallel_size=4), processes_per_node=processes)
+    recipe = Recipe(step="preferences", judge=Judge(name="someone/judge"), hardware=hardware)
+    assert endpoint_of_judge(recipe).max_concurrent_requests == at_once
+
+
 @pytest.fixture
 def judge_here(smallest_model, tmp_path):
     """Makes the judge of a recipe whose judge is a model of random weights in this process."""
@@ -581,6 +590,10 @@ PAIRS = Preferences(samples=4, max_completion_length=8, rubric="r.yaml")
         ({"judge": {"endpoint": ENDPOINT}}, []),
         ({"judge": {"name": "a/b"}, "hardware": Hardware(judge=VllmServer())}, []),
         ({"hardware": Hardware(judge=VllmServer())}, ["judge: missing; hardware.judge serves judge.name"]),
+        (
+            {"step": "sft", "hardware": Hardware(judge=VllmServer())},
+            ["hardware.judge: step sft has no judge; remove it"],
+        ),
         (
             {"judge": {}},
             ["judge.name: missing; a Hub id or a path that begins with ./, or give judge.endpoint"],

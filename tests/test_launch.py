@@ -209,6 +209,19 @@ def test_nodes_that_serve_come_after_those_that_train(write_grpo_recipe, slurm_j
     assert (nodes.hosts, nodes.serving) == (("h1", "h2"), ("h3",))
 
 
+def test_judges_nodes_come_last(write_grpo_recipe, slurm_job):
+    recipe = load_recipe(write_grpo_recipe(1, ["format"], {}), ["hardware.vllm.nodes=1", "hardware.judge.nodes=1"])
+    nodes = nodes_of(recipe)
+    assert (nodes.hosts, nodes.serving) == (("h1",), ("h2", "h3"))
+    assert [nodes.serving_for(recipe.hardware, key) for key in ("vllm", "judge")] == [("h2",), ("h3",)]
+
+
+def test_fewer_nodes_than_all_need_are_refused(write_grpo_recipe, slurm_job):
+    overrides = ["hardware.nodes=2", "hardware.vllm.nodes=1", "hardware.judge.nodes=1"]
+    with pytest.raises(RecipeError, match=r"4 nodes are asked for \(vllm.nodes, judge.nodes included\), but the Slurm"):
+        nodes_of(load_recipe(write_grpo_recipe(1, ["format"], {}), overrides))
+
+
 def test_more_nodes_than_the_job_has_are_refused(sft_recipe, slurm_job):
     with pytest.raises(RecipeError, match="4 nodes are asked for, but the Slurm job has 3: h1 h2 h3"):
         nodes_of(load_recipe(sft_recipe, ["hardware.nodes=4"]))

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from open_r1 import modeling, planning
 from open_r1.check import all_recipes
@@ -85,12 +88,13 @@ def model_of(config: dict, dtype: torch.dtype = torch.float32):
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **fields), dtype=dtype)
 
 
-def reward_model_of(config: dict):
+def reward_model_of(config: dict, dtype: torch.dtype = torch.float32):
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     fields = {key: value for key, value in config.items() if key != "model_type"}
     fields |= {"num_labels": 1, "pad_token_id": 0}
-    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(config["model_type"], **fields))
+    config = AutoConfig.for_model(config["model_type"], **fields)
+    return AutoModelForSequenceClassification.from_config(config, dtype=dtype)
 
 
 # --- Parameters
@@ -225,6 +229,51 @@ def bytes_saved_per_token(config: dict, residual: torch.dtype, autocast: bool, l
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
     return (saved(192) - saved(64)) / 128
+
+
+class LargestAtOnce(TorchDispatchMode):
+    """Bytes of the tensors that are alive at the same time, at most, without those that are there before."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.bytes = self._alive = 0
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in before}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage):
+        address, size = storage.data_ptr(), storage.nbytes()
+        if address in self._known:
+            return
+        self._known.add(address)
+        self._alive += size
+        self.bytes = max(self.bytes, self._alive)
+        weakref.finalize(storage, self._forget, address, size)
+
+    def _forget(self, address, size):
+        self._known.discard(address)
+        self._alive -= size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reward_model_at_work_keeps_what_the_formula_says(dtype):
+    """Measured by the tensors that are alive in a forward pass of two rows, from two lengths."""
+    model = reward_model_of(config_of("qwen2", A_QUARTER), dtype).eval()
+
+    def largest(num_tokens: int) -> int:
+        ids = torch.ones(2, num_tokens // 2, dtype=torch.long)
+        mask = torch.ones_like(ids)
+        with torch.no_grad(), LargestAtOnce([*model.parameters(), *model.buffers(), ids, mask]) as watched:
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return watched.bytes
+
+    measured = (largest(768) - largest(256)) / 512
+    assert measured * 0.97 <= A_QUARTER.rating_bytes_per_token(dtype.itemsize) <= measured * 1.1
 
 
 def test_weights_gradients_and_optimizer_are_what_a_step_of_adamw_holds(write_recipe):
@@ -767,6 +816,12 @@ def test_reward_model_of_an_earlier_stage_is_known(write_recipe):
     ]
     trained, rl = plans_of(load_recipe(write_recipe(step="pipeline", stages=stages)), EXACT)
     assert rl.raters.reward_models == {0: trained.architecture}
+
+
+def test_reward_model_behind_an_endpoint_is_not_planned_and_that_is_said(write_recipe):
+    plan = plan_named(write_recipe, rewarded({"name": "reward_model", "endpoint": ENDPOINT}), EXACT)
+    assert not plan.raters.reward_models
+    assert "rewards.1.endpoint rewards: what it needs and how long it takes is not planned" in plan.work.notes
 
 
 def test_judge_as_a_reward_is_asked_about_every_completion(write_recipe):

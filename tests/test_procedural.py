@@ -51,11 +51,11 @@ def test_splits_are_disjoint_up_to_order():
     assert not drawn["validation"] & drawn["test"]
 
 
-def test_recipes_train_on_the_train_split_and_the_benchmark_is_the_test_split():
-    for file in TINY.glob("*.yaml"):
+def test_recipes_train_on_the_train_split_and_the_benchmarks_are_the_test_split():
+    for file in (*TINY.glob("*.yaml"), *TINY.with_name("tiny-rlaif").glob("*.yaml")):
         for source in yaml.safe_load(file.read_text()).get("data", []):
             assert "path" in source or source["procedural"].get("split", "train") == "train"
-    assert BENCHMARKS["tiny_sums"].procedural.split == "test"
+    assert {BENCHMARKS[name].procedural.split for name in ("tiny_sums", "tiny_explanations")} == {"test"}
 
 
 def test_same_arguments_same_problems_and_neighbouring_seeds_differ():

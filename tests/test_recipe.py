@@ -21,6 +21,9 @@ CLOSING = PREFILLING.replace("<think>\n", "<think>\n\n</think>\n\n")
 APART = "give another split or file, or parts of them, e.g. part: [0, 0.9] to train on and [0.9, 1] here"
 
 
+JUDGE = {"endpoint": {"base_url": "http://localhost:8000/v1", "model": "a-judge"}}
+
+
 def grpo(**changes) -> dict:
     """A right GRPO recipe, with sections replaced."""
     recipe = {
@@ -41,6 +44,21 @@ def evaluated(eval_data=None, **keys) -> dict:
 
 def trainer(**keys) -> dict:
     return grpo(trainer={**grpo()["trainer"], **keys})
+
+
+def on_pairs(step: str, **changes) -> dict:
+    """A right recipe that trains on pairs, nine tenths of a data set, with sections replaced."""
+    recipe = {
+        "step": step,
+        "model": grpo()["model"],
+        "data": [{"name": "a/pairs", "part": [0, 0.9]}],
+        "trainer": {"max_steps": 1, "bf16": False},
+    }
+    return recipe | ({"eval_data": held_out([0.9, 1])} if step == "reward_model" else {}) | changes
+
+
+def held_out(part, **changes) -> list[dict]:
+    return [{"name": "a/pairs", "part": part} | changes]
 
 
 def problems_of(file: Path, overrides=()) -> list[str]:
@@ -144,6 +162,67 @@ WRONG = {
         "rewards.0.name: trl.rewards:get_soft_overlong_punishment cannot be made with these parameters "
         "(get_soft_overlong_punishment() missing 1 required positional argument: 'soft_punish_cache')",
     ),
+    "two rewards of one name": (
+        grpo(rewards=["accuracy", "format", {"name": "accuracy", "weight": 0.5}]),
+        "rewards.2.label: another reward is called accuracy already; give one of them a label",
+    ),
+    "label that is another reward's name": (
+        grpo(rewards=["accuracy", {"name": "format", "label": "accuracy"}]),
+        "rewards.1.label: another reward is called accuracy already; give one of them a label",
+    ),
+    "label that is no name": (
+        grpo(rewards=[{"name": "accuracy", "label": "sums/hard"}]),
+        "rewards.0.label: 'sums/hard' is wrong: string should match pattern '^[A-Za-z0-9_]+$'",
+    ),
+    "reward that ends before it begins": (
+        grpo(rewards=[{"name": "accuracy", "first_step": 5, "last_step": 4}]),
+        "rewards.0.last_step: 4 is before first_step 5: it would never count",
+    ),
+    "reward that counts from no step": (
+        grpo(rewards=[{"name": "accuracy", "first_step": 0}]),
+        "rewards.0.first_step: 0 is wrong: input should be greater than 0",
+    ),
+    "one of several tasks that no data has": (
+        grpo(data=[{**grpo()["data"][0], "task": "sums"}], rewards=[{"name": "accuracy", "task": ["sums", "proofs"]}]),
+        "rewards.0.task: no data is of task 'proofs' (known: sums)",
+    ),
+    "reward without a parameter that it needs": (
+        grpo(rewards=["judge"], judge=JUDGE),
+        "rewards.0.rubric: missing; reward judge needs it",
+    ),
+    "reward model without held-out pairs": (
+        {key: value for key, value in on_pairs("reward_model").items() if key != "eval_data"},
+        "eval_data: missing; step reward_model needs it",
+    ),
+    "reward model that is reported on by what it was trained on": (
+        on_pairs("reward_model", eval_data=held_out([0.8, 1])),
+        "eval_data.0: data.0 trains on the same rows; " + APART,
+    ),
+    "parts of what two bounds leave": (
+        on_pairs("reward_model", eval_data=held_out([0.9, 1], where={"margin": [1, 9]})),
+        "eval_data.0: data.0 trains on the same rows; " + APART,
+    ),
+    "part of what is all trained on": (
+        on_pairs("reward_model", data=[{"name": "a/pairs"}]),
+        "eval_data.0: data.0 trains on the same rows; " + APART,
+    ),
+    "key of another trainer": (
+        on_pairs("dpo", trainer={"num_generations": 4}),
+        "trainer.num_generations: unknown key of trl.DPOConfig",
+    ),
+    "rewards of a step that asks none": (
+        on_pairs("dpo", rewards=["accuracy"]),
+        "rewards: step dpo does not use it; remove it",
+    ),
+    "held-out pairs that DPO never looks at": (
+        on_pairs("dpo", eval_data=held_out([0.9, 1])),
+        "trainer.eval_strategy: missing; eval_data needs it, e.g. eval_strategy: steps and eval_steps: 20",
+    ),
+    "judge of a step that asks none": (
+        on_pairs("dpo", judge=JUDGE),
+        "judge: step dpo does not use it; remove it",
+    ),
+    "judge that no reward asks": (grpo(judge=JUDGE), "judge: nothing asks it; add a judge reward, or remove it"),
     "length over groups in pieces": (
         grpo(
             rewards=["length"], trainer={**grpo()["trainer"], "num_generations": 16}, hardware={"processes_per_node": 2}
@@ -390,10 +469,27 @@ def test_wrong_override_gets_one_line(override, start, write_recipe):
         evaluated(per_device_eval_batch_size=6, num_generations_eval=3),
         evaluated([{"name": "a/b", "split": "test"}]) | {"data": [{"name": "a/b"}]},
         trainer(eval_on_start=True) | {"eval_data": evaluated()["eval_data"]},
+        on_pairs("reward_model"),
+        on_pairs("reward_model", data=held_out([0.5, 1]), eval_data=held_out([0, 0.5])),
+        on_pairs("dpo", trainer={"eval_strategy": "epoch", "bf16": False}, eval_data=held_out([0.9, 1])),
     ],
 )
 def test_evaluation_while_training(recipe, write_recipe):
     assert problems_of(write_recipe(**recipe)) == []
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        ["accuracy", {"name": "accuracy", "label": "boxed", "answer_in": "boxed"}],
+        [{"name": "accuracy", "first_step": 5, "last_step": 5}],
+        [{"name": "accuracy", "task": ["sums", "more"]}],
+    ],
+    ids=["labels", "one step", "tasks"],
+)
+def test_rewards_that_are_right(rewards, write_recipe):
+    data = [{**grpo()["data"][0], "task": task} for task in ("sums", "more")]
+    assert problems_of(write_recipe(**grpo(rewards=rewards, data=data))) == []
 
 
 def test_hash_is_of_what_the_recipe_says(write_recipe):

@@ -94,6 +94,7 @@ def test_the_end_of_an_answer_is_the_tokenizers_not_the_templates():
 )
 def test_the_repositorys_own_templates_can_be_sampled_with(file):
     ends = {"chatml": "<|im_end|>", "deepseek": "<｜end▁of▁sentence｜>", "llama3": "<|eot_id|>", "r1_zero": EOS}
+    ends |= {"tulu": "<|end_of_text|>"}
     tokenizer = character_tokenizer()
     (end,) = [token for name, token in ends.items() if file.stem.startswith(name)]
     tokenizer.add_special_tokens({"eos_token": end})

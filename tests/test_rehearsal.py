@@ -15,13 +15,20 @@ from conftest import REPOSITORY
 from open_r1 import modeling, rehearsal
 from open_r1.check import all_recipes, check_recipe
 from open_r1.data import load_data
+from open_r1.feedback import ModelJudge, Principle, Rubric
+from open_r1.feedback.cache import VerdictCache
+from open_r1.feedback.reward_models import ServedRewardModel, reward_model_here
+from open_r1.feedback.spending import Spending
+from open_r1.generation.endpoint import EndpointBackend
 from open_r1.gold_check import check_golds, check_programs, gold_program_column, judges_programs, judging_reward
 from open_r1.hub import entries_of, hub_model
 from open_r1.places import HUB, RUNS
-from open_r1.recipe import dump_recipe, load_recipe
+from open_r1.recipe import Endpoint, Judge, dump_recipe, load_recipe
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS
 from open_r1.rehearsal import __main__ as command
 from open_r1.rehearsal import rehearsing, rows, shrinking
+from open_r1.rehearsal.judge import MODEL, url_of_judge
+from open_r1.rehearsal.rehearsing import MODELS as MODELS_FOLDER
 from open_r1.rehearsal.rehearsing import needs_rehearsal, num_parameters, prepare, problems_of
 from open_r1.rehearsal.stand_ins import AT_MOST, StandIn, shrunk_config
 from open_r1.rewards import reward_columns
@@ -66,7 +73,8 @@ def resolved(recipe) -> dict:
 
 
 def test_recipes_of_every_step_are_rehearsed():
-    assert {load_recipe(file).step for file in FILES} == {"sft", "grpo", "generate", "evaluate", "pipeline"}
+    steps = {"sft", "preferences", "reward_model", "dpo", "grpo", "generate", "evaluate", "pipeline"}
+    assert {load_recipe(file).step for file in FILES} == steps
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
@@ -114,12 +122,15 @@ def test_objective_schedule_template_and_adapters_are_verbatim(file, prepared):
             assert {key: after[section].get(key) for key in told} == told
 
 
+CHANGED_IN_REWARDS = ("sandbox", "cache_tokens", "model", "revision", "dtype", "first_step", "last_step")
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_rewards_are_verbatim_but_for_one_that_is_added_to_rl(file, prepared):
     for recipe, rehearsed in with_stages(file, prepared):
         added = 1 if recipe.step == "grpo" else 0
         rewards = [
-            reward | {key: before[key] for key in ("sandbox", "cache_tokens") if key in before}
+            reward | {key: before[key] for key in CHANGED_IN_REWARDS if key in before}
             for reward, before in zip(
                 resolved(rehearsed.recipe)["rewards"], [*resolved(recipe)["rewards"], *[{}] * added], strict=True
             )
@@ -132,7 +143,7 @@ def test_columns_and_shares_of_the_data_are_verbatim(file, prepared):
     for recipe, rehearsed in with_stages(file, prepared):
         for section in ("data", "eval_data"):
             pairs = zip(getattr(recipe, section), getattr(rehearsed.recipe, section), strict=True)
-            assert all((a.columns, a.fraction) == (b.columns, b.fraction) for a, b in pairs)
+            assert all((a.columns, a.fraction, a.part) == (b.columns, b.fraction, b.part) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +191,145 @@ def test_two_steps_of_few_tokens_on_a_cpu_are_left(file, prepared):
             rows_a_step = recipe.trainer["per_device_train_batch_size"] * recipe.trainer["gradient_accumulation_steps"]
             assert recipe.trainer["max_steps"] == 2
             assert rows_a_step * recipe.hardware.num_processes <= 16
+
+
+# --- Pairs, judges, reward models
+
+
+JUDGE_OF_RUN = {"endpoint": {"base_url": "https://judge.example/v1", "model": "large"}, "cache": "verdicts"}
+SERVED = {"gpus_per_node": 1, "accelerate": "one_gpu", "gpu": "h100_80gb"}
+RUBRIC = str(RECIPES / "tiny-rlaif" / "rubrics" / "order.yaml")
+QUESTIONS = [{"name": "zwhe99/DeepMath-103K", "columns": {"prompt": "question", "solution": "final_answer"}}]
+
+
+def judged(judge: dict, preferences: dict | None = None, **sections) -> dict:
+    """A recipe of preferences with a judge that nobody can ask here."""
+    return {
+        "step": "preferences",
+        "model": {"name": "Qwen/Qwen2.5-1.5B-Instruct"},
+        "data": QUESTIONS,
+        "preferences": {"rubric": RUBRIC, "max_completion_length": 4096, "samples": 8, **(preferences or {})},
+        "judge": judge,
+        "hardware": SERVED,
+        **sections,
+    }
+
+
+def rewarded(reward: dict) -> dict:
+    trainer = {"num_generations": 8, "per_device_train_batch_size": 8, "max_steps": 100}
+    rewards = ["accuracy", {"name": "reward_model", **reward}]
+    model = {"name": "Qwen/Qwen2.5-1.5B-Instruct"}
+    return {
+        "step": "grpo",
+        "model": model,
+        "data": QUESTIONS,
+        "rewards": rewards,
+        "trainer": trainer,
+        "hardware": SERVED,
+    }
+
+
+@pytest.mark.parametrize(
+    ("judge", "hardware"),
+    [
+        (JUDGE_OF_RUN, {}),
+        ({"name": "Qwen/Qwen2.5-32B-Instruct", "revision": "0" * 40}, {}),
+        ({"name": "Qwen/Qwen2.5-32B-Instruct"}, {"judge": {"tensor_parallel_size": 2}}),
+    ],
+    ids=["endpoint", "name", "served"],
+)
+def test_judge_is_a_server_of_the_rehearsal_s(judge, hardware, write_recipe, folder):
+    rehearsed = prepare(write_recipe(**judged(judge, hardware={**SERVED, **hardware})), [], folder)
+    section = rehearsed.recipe.judge
+    assert section.endpoint.base_url == url_of_judge()
+    assert (section.name, section.revision, section.cache, rehearsed.recipe.hardware.judge) == (None,) * 4
+    assert section.judgements == 4
+    assert "the judge" in rehearsed.not_rehearsed
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_verdicts_of_the_rehearsal_s_judge_can_be_read(candidates, tmp_path):
+    rubric = Rubric(
+        description="Some.",
+        scale=[3, 5],
+        principles=[Principle(name="one", text="1"), Principle(name="other", text="2")],
+    )
+    section = Judge(endpoint=Endpoint(base_url=url_of_judge(), model=MODEL), judgements=4, candidates=candidates)
+    spending = Spending(section)
+    backend = EndpointBackend(section.endpoint, "recipe.yaml", "judge.endpoint", meter=spending)
+    judge = ModelJudge(section, backend, {}, VerdictCache(tmp_path), spending)
+    prompts = [[{"role": "user", "content": f"Question {number}"}] for number in range(8)]
+    scores = [score for group in judge.scores(rubric, prompts, [["a", "b"]] * 8) for score in group]
+    assert all(3 <= score <= 5 for score in scores)
+    assert len(set(scores)) > 2  # or there would be no pairs
+    assert judge.report()["unreadable"] == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("preferences", "samples", 4),
+        ("preferences", "min_margin", 0.0),
+        ("preferences", "max_length_ratio", None),
+        ("preferences", "rejected", "random"),
+        ("judge", "candidates", 4),  # no more than there are answers
+        ("judge", "judgements", 6),
+    ],
+)
+def test_choice_of_pairs_is_opened_and_the_judging_is_not_changed(section, key, value, write_recipe, folder):
+    asked = {"min_margin": 2.0, "max_length_ratio": 2.0, "rejected": "random"}
+    rehearsed = prepare(write_recipe(**judged({**JUDGE_OF_RUN, "candidates": 8, "judgements": 6}, asked)), [], folder)
+    assert getattr(getattr(rehearsed.recipe, section), key) == value
+
+
+def test_reward_model_of_the_hub_is_one_with_random_weights(write_recipe, folder):
+    rehearsed = prepare(
+        write_recipe(**rewarded({"model": "Qwen/Qwen2.5-7B", "revision": "0" * 40, "dtype": "bfloat16"})), [], folder
+    )
+    given = rehearsed.recipe.rewards[1].parameters
+    assert (given["revision"], given["dtype"]) == (None, "float32")
+    model = reward_model_here(given["model"], None, "float32")
+    first, second = model.rewards([[{"role": "user", "content": text}] for text in ("Why?", "What is it?")], 2)
+    assert first != second
+
+
+def test_reward_model_of_a_server_is_the_rehearsal_s(write_recipe, folder):
+    endpoint = {"base_url": "http://rewards.example", "model": "large"}
+    rehearsed = prepare(write_recipe(**rewarded({"endpoint": endpoint})), [], folder)
+    served = ServedRewardModel(Endpoint.model_validate(rehearsed.recipe.rewards[1].parameters["endpoint"]), "rewards.1")
+    first, second = served.rewards([[{"role": "user", "content": text}] for text in ("Why?", "What is it?")])
+    assert first != second
+    assert "the reward model" in rehearsed.not_rehearsed
+
+
+def test_reward_model_that_a_recipe_makes_has_its_tokenizer(write_recipe, folder):
+    path = str(REPOSITORY / "runs" / "r1-qwen2.5-7b" / "reward_model" / "latest" / "model")
+    rehearsed = prepare(write_recipe(**rewarded({"model": path})), [], folder)
+    made = StandIn("Qwen/Qwen2.5-1.5B", "<|im_end|>", (RECIPES / "chat_templates/chatml.jinja").read_text(), True)
+    assert rehearsed.recipe.rewards[1].parameters["model"] == str(made.directory(folder / MODELS_FOLDER).resolve())
+
+
+@pytest.mark.parametrize(
+    ("steps", "rehearsed"),
+    [
+        ({}, (1, None)),
+        ({"first_step": 51}, (2, None)),
+        ({"last_step": 50}, (1, 1)),
+        ({"first_step": 9, "last_step": 9}, (2, 2)),
+    ],
+    ids=["all", "last", "first", "one"],
+)
+def test_reward_counts_in_one_of_the_two_steps(steps, rehearsed, write_recipe, folder):
+    recipe = prepare(write_recipe(**rewarded({"model": "Qwen/Qwen2.5-7B", **steps})), [], folder).recipe
+    assert (recipe.rewards[1].first_step, recipe.rewards[1].last_step) == rehearsed
+
+
+def test_pairs_that_a_run_is_to_keep_are_written(prepared):
+    recipe = prepared(RECIPES / "r1-qwen2.5-7b" / "reward_model.yaml").recipe
+    for section in ("data", "eval_data"):
+        pairs = load_data(recipe, section=section)
+        assert set(pairs.column_names) == {"prompt", "chosen", "rejected"}
+        assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
 
 
 # --- Stand-ins
@@ -294,7 +444,8 @@ def test_fixture_rows_convert_to_what_the_step_trains_on(file, prepared):
         if getattr(recipe, section):
             row = load_data(recipe, reward_columns(recipe.rewards), section)[0]
             assert [message["role"] for message in row["prompt"]][-1] == "user"
-            assert all(message["content"].strip() for key in ("prompt", "completion") for message in row.get(key, []))
+            texts = ("prompt", "completion", "chosen", "rejected")
+            assert all(message["content"].strip() for key in texts for message in row.get(key, []))
 
 
 JUDGED = [file for file in WITH_DATA if judging_reward(load_recipe(file)) or judges_programs(load_recipe(file))]
@@ -482,7 +633,7 @@ def test_rehearsals_in_one_folder_wait_for_each_other(monkeypatch, tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", [SFT, GRPO], ids=name_of)
+@pytest.mark.parametrize("file", [SFT, GRPO, RECIPES / "tulu3-8b" / "dpo.yaml"], ids=name_of)
 def test_rehearsal_trains(file, tmp_path, capsys):
     """Other weights are saved than the stand-in's."""
     assert command.main([str(file), "--runs", str(tmp_path)]) == 0
@@ -501,6 +652,17 @@ def test_rehearsal_scores(tmp_path, capsys):
     run_dir = tmp_path / "rehearsals" / file.parent.name / file.stem / "latest"
     scores = json.loads((run_dir / "scores.json").read_text())
     assert [score["parameters"] < MAX_PARAMETERS for score in scores.values()] == [True]
+    assert "rehearsed in" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_rehearsal_of_preferences_keeps_pairs_of_readable_verdicts(tmp_path, capsys):
+    file = RECIPES / "r1-qwen2.5-7b" / "preferences.yaml"
+    assert command.main([str(file), "--runs", str(tmp_path)]) == 0
+    run_dir = tmp_path / "rehearsals" / file.parent.name / file.stem / "latest"
+    counts = json.loads((run_dir / "preferences.json").read_text())
+    assert counts["kept"] >= 20  # so many that a twentieth, held out by a later stage, is one
+    assert (counts["judge"]["unreadable"], counts["judge"]["refused"]) == (0, 0)
     assert "rehearsed in" in capsys.readouterr().out.splitlines()[-1]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from test_report import write_completions, write_metrics, write_record
+from test_report_feedback import BY_MODEL, BY_RULE, FALLING, HELD_OUT, PAIRS, RISING, STOPPED, write_rl
 
 from open_r1.report import write_report
 
@@ -32,6 +33,10 @@ LONG_PIPELINE = {
     "student_traces": ("generate", ["final_rl_2"], []),
     "student_of_one_and_a_half_billion": ("sft", [], ["student_traces"]),
     "student_small": ("sft", [], ["student_traces"]),
+    "judged_pairs": ("preferences", ["final_rl"], []),
+    "reward_model": ("reward_model", ["second_sft"], ["judged_pairs"]),
+    "preference_rl": ("grpo", ["final_rl", "reward_model"], []),
+    "direct_preferences": ("dpo", ["final_rl"], ["judged_pairs"]),
     "evaluation": ("evaluate", ["cold_start", "reasoning_rl", "final_rl", "final_rl_2", "student_small"], []),
     "later_rl": ("grpo", ["student_small"], []),
 }
@@ -166,6 +171,13 @@ def write_long_pipeline(root: Path) -> Path:
         write_record(run / name, step, recipe=made, parents=parents, seconds=9_000.0, cost_usd=41.5)
         if step == "generate":
             (run / name / "generate.json").write_text(json.dumps(COUNTS))
+        elif step == "preferences":
+            (run / name / "preferences.json").write_text(json.dumps(PAIRS))
+        elif step == "reward_model":
+            (run / name / "reward_model.json").write_text(json.dumps(HELD_OUT))
+        elif name == "preference_rl":
+            write_rl(run / name, [BY_MODEL, BY_RULE], {"reward_model": RISING, "explained": FALLING}, parents)
+            (run / name / "warnings.jsonl").write_text(json.dumps({**STOPPED, "reason": "fell " * 50}) + "\n")
         elif name in ("cold_start", "reasoning_rl"):  # drawing is most of a report's time
             write_metrics(run / name, step, num_steps=20)
     entry = {"pass@1": 0.881, "pass@1_interval": [0.86, 0.9], "num_problems": 500, "samples": 4}

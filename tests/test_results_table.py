@@ -1,10 +1,13 @@
-"""The table of a study's differences: what a README asks, filled in from the records of the seeds."""
+"""The tables of a study: what its runs leave in the records, and what a README asks, filled in from these."""
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY
+from test_report import write_completions, write_record
+from test_report_feedback import BY_MODEL, BY_RULE, HELD_OUT, PAIRS, STOPPED, write_rl
 
 spec = importlib.util.spec_from_file_location("results_table", REPOSITORY / "scripts" / "results_table.py")
 results_table = importlib.util.module_from_spec(spec)
@@ -13,6 +16,38 @@ spec.loader.exec_module(results_table)
 ASKED = """| what is asked | difference |
 |---|---|
 | RL after the cold start | `rl` - `cold_start` |"""
+
+
+FEEDBACK_STAGES = {"pairs": "preferences", "rewards": "reward_model", "rl": "grpo", "scores": "evaluate"}
+RISING, FALLING = [-1.0, 1.5, 3.25], [0.125, 0.5, 0.25]
+
+
+def write_feedback_run(folder: Path, seed: int, guards: dict) -> Path:
+    """A finished run with pairs, a reward model, RL against it that a guard stopped, and scores on both qualities."""
+    stages = [{"name": name} for name in FEEDBACK_STAGES]
+    write_record(folder, "pipeline", recipe={"step": "pipeline", "stages": stages}, seed=seed, seconds=600.0)
+    for name, step in FEEDBACK_STAGES.items():
+        write_record(folder / name, step, recipe={"step": step}, seconds=90.0)
+    (folder / "pairs" / "preferences.json").write_text(json.dumps(PAIRS))
+    (folder / "rewards" / "reward_model.json").write_text(json.dumps(HELD_OUT))
+    write_rl(folder / "rl", [BY_MODEL, BY_RULE], {"reward_model": RISING, "explained": FALLING}, guards=guards)
+    with (folder / "rl" / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"step": 1, "completions/mean_length": 30.0, "reward": -0.5}) + "\n")
+    (folder / "rl" / "warnings.jsonl").write_text(json.dumps(STOPPED) + "\n")
+    entry = {"pass@1": 0.5, "pass@1_interval": [0.4, 0.6], "num_problems": 9, "samples": 1, "tokens_per_answer": 40.0}
+    score = {"parameters": 866_560, "benchmarks": {"tiny_explanations": entry, "tiny_sums": {**entry, "pass@1": 0.25}}}
+    record = json.loads((folder / "scores" / "run.json").read_text()) | {"scores": {"elsewhere": score}}
+    (folder / "scores" / "run.json").write_text(json.dumps(record))
+    write_completions(folder / "scores" / "completions" / "elsewhere-tiny_explanations.parquet", [("12", 1.0)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def feedback_runs(tmp_path_factory) -> list[dict]:
+    folders = [
+        write_feedback_run(tmp_path_factory.mktemp("runs") / "seed", seed, {"truth": "explained"}) for seed in (1, 0)
+    ]
+    return results_table.collect(folders)
 
 
 def runs_of(*scores: tuple[float | None, float]) -> list[dict]:
@@ -57,7 +92,98 @@ def test_records_are_written_with_a_list_of_numbers_a_line():
     assert '"steps": [1, 2],\n' in written
 
 
-@pytest.mark.parametrize("records", sorted(file.name for file in TINY.glob("*results.json")))
+RECORDS = sorted((REPOSITORY / "recipes").glob("tiny-*/*results.json"))
+
+
+@pytest.mark.parametrize("records", RECORDS, ids=[f"{file.parent.name}/{file.name}" for file in RECORDS])
 def test_readme_shows_the_figures_that_are_recorded(records, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["results_table.py", "--check", str(TINY), "--results", records])
+    monkeypatch.setattr("sys.argv", ["results_table.py", "--check", str(records.parent), "--results", records.name])
     assert results_table.main() == 0, capsys.readouterr().out
+
+
+def test_records_hold_what_feedback_came_to(feedback_runs):
+    assert [run["seed"] for run in feedback_runs] == [0, 1]
+    run = feedback_runs[0]
+    assert run["minutes_of_stages"] == {**dict.fromkeys(FEEDBACK_STAGES, 1.5), "rl": 7.2}
+    pairs = run["preferences"]["pairs"]
+    assert (pairs["prompts"], pairs["kept"], pairs["dropped"]) == (1000, 700, PAIRS["dropped"])
+    model = run["reward_models"]["rewards"]
+    assert (model["accuracy"], model["calibration_error"], model["length_correlation"]) == (0.9864, 0.0156, 0.673)
+    assert run["evaluations"]["rl"] == {
+        "truth": "explained",
+        "stopped_at": 20,
+        "best_step": None,
+        "steps": [0, 5, 10],
+        "means": {"explained": FALLING, "reward_model": RISING},
+    }
+
+
+def test_runs_whose_stages_have_no_feedback_have_no_records_of_it(tmp_path):
+    (run,) = results_table.collect([write_feedback_run(tmp_path, 0, {})])
+    assert "evaluations" not in run  # of rewards of which none is said to be the truth
+    write_record(tmp_path, "pipeline", recipe={"step": "pipeline", "stages": [{"name": "rl"}, {"name": "scores"}]})
+    (run,) = results_table.collect([tmp_path])
+    assert not {"preferences", "reward_models", "evaluations"} & run.keys()
+
+
+def test_qualities_of_one_answer_have_their_names_in_the_table(feedback_runs):
+    header, _, row, *_, caption = results_table.table(feedback_runs).splitlines()
+    assert [cell.strip() for cell in header.split("|")[3:6]] == [
+        "explained by seed, %",
+        "mean ± standard deviation",
+        "right, %",
+    ]
+    assert [cell.strip() for cell in row.split("|")[3:6]] == ["50.0, 50.0", "50.0 ± 0.0", "25.0 ± 0.0"]
+    assert "(benchmarks `tiny_explanations`: explained, `tiny_sums`: right)" in caption
+
+
+def test_differences_are_of_every_quality():
+    def entry(explained, right):
+        return {"benchmark": "tiny_explanations", "pass@1": explained, "others": {"tiny_sums": {"pass@1": right}}}
+
+    runs = [{"models": {"rl": entry(0.5, right), "cold_start": entry(0.25, 0.5)}} for right in (0.5, 0.7)]
+    header, _, row = results_table.differences(ASKED, runs).splitlines()
+    titles = "explained by seed, points | explained mean, 95 % interval | right mean, 95 % interval"
+    assert header == f"| what is asked | difference | {titles} |"
+    # Student's t of 1 degree of freedom: 12.706 x 14.14 / sqrt(2) = 127.1.
+    assert row.endswith("| +25.0, +25.0 | +25.0 ± 0.0 | +10.0 ± 127.1 |")
+    del runs[0]["models"]["rl"]["others"]
+    assert results_table.differences(ASKED, runs).endswith("| +25.0 ± 0.0 | – |")
+
+
+def test_table_of_feedback_has_a_row_for_each_seed(feedback_runs):
+    header, _, *rows = results_table.feedback(feedback_runs).splitlines()
+    assert header.count("|") == rows[0].count("|") and "`rl` stopped at step | best checkpoint" in header
+    figures = "700 of 1,000 | lengths too different: 100, scores too close: 200 | 2.0 | +0.81 | 98.6 ± 0.9 | 0.016"
+    assert rows == [f"| {seed} | {figures} | +0.67 | 20 | – |" for seed in (0, 1)]
+
+
+def test_table_of_minutes_has_a_row_for_each_stage():
+    runs = [{"minutes_of_stages": {"rl": taken, "dpo": 1.0}} for taken in (2.0, 4.0)]
+    assert results_table.stage_minutes(runs).splitlines()[2:] == [
+        "| `rl` | 3.0 | 2.0 to 4.0 |",
+        "| `dpo` | 1.0 | 1.0 to 1.0 |",
+    ]
+
+
+def marked(name: str, content: str = "") -> str:
+    return f"{results_table.BEGIN.format(name=name)}\n{content}\n{results_table.END.format(name=name)}\n"
+
+
+def test_markers_of_a_readme_are_filled_in_where_it_has_them(feedback_runs):
+    begin = marked("results") + "in between\n"
+    readme = begin + marked("results_feedback") + marked("results_minutes")
+    filled = results_table.with_figures(readme, "results", feedback_runs)
+    for table in (results_table.table, results_table.feedback, results_table.stage_minutes):
+        assert f"\n{table(feedback_runs)}\n" in filled
+    assert results_table.with_figures(filled, "results", feedback_runs) == filled
+    assert "pairs of prompts" not in results_table.with_figures(begin, "results", feedback_runs)
+    with pytest.raises(SystemExit, match="no place for the table"):
+        results_table.with_figures("no markers", "results", feedback_runs)
+
+
+def test_a_study_without_a_readme_leaves_its_records(tmp_path, monkeypatch, capsys):
+    run = write_feedback_run(tmp_path / "run", 0, {"truth": "explained"})
+    monkeypatch.setattr("sys.argv", ["results_table.py", str(tmp_path), str(run)])
+    assert results_table.main() == 0 and "explained by seed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text())[0]["evaluations"]["rl"]["steps"] == [0, 5, 10]

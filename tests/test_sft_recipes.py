@@ -125,12 +125,18 @@ RENDERED = {  # template -> prompt, trained part, what ends it
         "<think>\nTwo.\n</think>\n\n2<｜end▁of▁sentence｜>",
         "<｜end▁of▁sentence｜>",
     ),
+    "tulu": (
+        "<|system|>\nBe brief.\n<|user|>\n1+1?\n<|assistant|>\n",
+        "<think>\nTwo.\n</think>\n\n2<|end_of_text|>",
+        "<|end_of_text|>",
+    ),
 }
 SECOND_TURN = {
     "chatml": "\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n",
     "llama3": "<|start_header_id|>user<|end_header_id|>\n\n2+2?<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "deepseek_r1": "<｜User｜>2+2?<｜Assistant｜>",
+    "tulu": "\n<|user|>\n2+2?\n<|assistant|>\n",
 }
 
 

@@ -306,6 +306,22 @@ def recipe_with_server(num_nodes: int, start_timeout_seconds: float) -> dict:
     }
 
 
+def recipe_with_judge(num_nodes: int, start_timeout_seconds: float) -> dict:
+    """The same of the judge's server, beside transformers' generate."""
+    return {
+        **GRPO,
+        "rewards": [{"name": "judge", "rubric": "rubric.yaml"}],
+        "judge": {"name": "someone/judge"},
+        "trainer": {**GRPO_TRAINER, "use_cpu": False},
+        "hardware": {
+            "gpus_per_node": 1,
+            "accelerate": "one_gpu",
+            "judge": {"nodes": num_nodes, "start_timeout_seconds": start_timeout_seconds},
+        },
+    }
+
+
+RUBRIC = "{description: Order., principles: [{name: order, text: It is in order.}]}"
 WITHOUT_VLLM = {"container": {"python": sys.executable}}  # what a container has is not looked for on the host
 
 
@@ -331,6 +347,20 @@ def test_server_that_never_answers_ends_the_job_at_the_deadline(num_nodes, submi
     assert "within 2 seconds (hardware.vllm.start_timeout_seconds)" in submission.log()
     assert "    still loading the weights" in submission.log()
     assert not list(submission.witnesses.glob("held-*"))
+
+
+@pytest.mark.parametrize("num_nodes", [0, 1])
+def test_judges_server_that_dies_ends_the_job_with_its_last_words(num_nodes, submitter):
+    (submitter.folder / "rubric.yaml").write_text(RUBRIC)
+    recipe = submitter.write(recipe_with_judge(num_nodes, start_timeout_seconds=60))
+    submission = submitter.submit(recipe, site=WITHOUT_VLLM, HOLD_AT="start", PYTHONPATH=EARLY)
+    submission.wait_until_held()
+    (submission.witnesses / "die").touch()
+    assert submission.wait_for_end() == "FAILED"
+    assert submission.cluster.job(submission.id)["ExitCode"] == f"{EXIT_STOPPED}:0"
+    assert "stopped: the judge's server ended by itself (exit code 17)" in submission.log()
+    assert "    EngineDeadError: the engine of the stand-in died" in submission.log()
+    assert submission.cluster.job(submission.id)["NumNodes"] == str(1 + num_nodes)
 
 
 # --- Several jobs

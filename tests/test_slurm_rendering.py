@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -16,6 +17,8 @@ from conftest import CPU_TRAINER, REPOSITORY, sums
 
 from open_r1.places import RUNS
 from open_r1.recipe import RecipeError, load_recipe
+from open_r1.recipe.sections import Step
+from open_r1.shares import RESULTS
 from open_r1.slurm.__main__ import main
 from open_r1.slurm.jobs import Job, Resources, jobs_of, resources_of
 from open_r1.slurm.rendering import options_of
@@ -157,6 +160,12 @@ def run_job(stand_in):
 # --- The site file
 
 
+def test_every_step_has_its_own_time_limit_and_every_one_that_can_be_its_own_shares():
+    steps = set(get_args(Step)) - {"pipeline"}  # whose stages are jobs of their own
+    assert steps | {"default"} == set(get_args(get_args(Site.model_fields["time"].annotation)[0]))
+    assert set(RESULTS) == set(get_args(get_args(Site.model_fields["shares"].annotation)[0]))
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -221,6 +230,11 @@ def served(nodes: int, tensor: int = 1, data: int = 1) -> dict:
         ("grpo", {**GPUS, "nodes": 2, "vllm": served(1, 2, 4)}, (3, 8, 64)),
         ("grpo", {**GPUS, "gpus_per_node": 2, "vllm": served(2, 4, 4)}, (3, 8, 64)),
         ("grpo", {**GPUS, "gpus_per_node": 4, "vllm": served(0, 2, 2)}, (1, 8, 64)),
+        ("grpo", {**GPUS, "nodes": 2, "judge": served(1, 8)}, (3, 8, 64)),
+        ("grpo", {**GPUS, "gpus_per_node": 4, "judge": served(0, 2)}, (1, 6, 48)),
+        ("grpo", {**GPUS, "nodes": 2, "vllm": served(2, 4, 4), "judge": served(1, 8)}, (5, 8, 64)),
+        ("grpo", {**GPUS, "gpus_per_node": 4, "vllm": served(0, 2), "judge": served(0)}, (1, 7, 56)),
+        ("grpo", {**GPUS, "gpus_per_node": 2, "vllm": served(0, 2), "judge": served(1, 8)}, (2, 8, 64)),
     ],
 )
 def test_job_asks_for_what_the_recipe_needs(step, hardware, expected, recipe_file):
@@ -234,6 +248,12 @@ def test_job_asks_for_what_the_recipe_needs(step, hardware, expected, recipe_fil
         ({**GPUS, "gpus_per_node": 9}, "hardware.gpus_per_node: 9 GPUs are asked for"),
         ({**GPUS, "vllm": served(0)}, "hardware.gpus_per_node: 8 GPUs and 1 for hardware.vllm on the same node are"),
         ({**GPUS, "vllm": served(1, 4, 3)}, "hardware.vllm: 12 GPUs on each of its nodes are asked for"),
+        ({**GPUS, "judge": served(0)}, "hardware.gpus_per_node: 8 GPUs and 1 for hardware.judge on the same node are"),
+        ({**GPUS, "vllm": served(1), "judge": served(1, 9)}, "hardware.judge: 9 GPUs on each of its nodes are asked"),
+        (
+            {**GPUS, "gpus_per_node": 6, "vllm": served(0, 2), "judge": served(0)},
+            "6 GPUs and 2 for hardware.vllm and 1 for hardware.judge on the same node are asked for",
+        ),
     ],
 )
 def test_more_gpus_than_a_node_has_are_refused(hardware, key, recipe_file):
@@ -278,6 +298,18 @@ def test_site_is_in_the_options_of_sbatch(site, option, recipe_file):
 def test_log_of_slurm_is_beside_the_script(folder, num_shares, output):
     job = Job("name", "sft", (), Resources(1, 0, 1, None, None), num_shares)
     assert f"--output={output}" in options_of(job, Site(), Path(folder))
+
+
+def test_dry_run_counts_the_judges_nodes(recipe_file, site_file, some_model, tmp_path, capsys):
+    (tmp_path / "rubric.yaml").write_text("{description: Order., principles: [{name: order, text: It is in order.}]}")
+    judge = {"rewards": [{"name": "judge", "rubric": "rubric.yaml"}], "judge": {"name": str(some_model)}}
+    hardware = {**GPUS, "nodes": 2, "vllm": served(1, 8), "judge": served(2, 8, 2)}
+    trainer = {"max_steps": 1, "bf16": True, **SERVED}
+    recipe = recipe_file("grpo", hardware=hardware, trainer=trainer, **judge)
+    assert main([str(recipe), "--site", str(site_file()), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "grpo: 5 nodes, 8 GPUs each, " in shown
+    assert "#SBATCH --nodes=5\n" in shown
 
 
 # --- Scripts

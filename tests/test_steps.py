@@ -5,10 +5,13 @@ import json
 import pandas as pd
 import pytest
 from conftest import CPU_TRAINER, sums
-from transformers import TrainerState
+from openai_server import OpenAIServer
+from stand_in_judges import ORDER, likes_length, verdict_by
+from transformers import AutoModelForSequenceClassification, TrainerState
 
 from open_r1 import modeling, training
 from open_r1.distill import distill
+from open_r1.gold_check import JUDGES_BY_SOLUTION
 from open_r1.grpo import grpo
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.rewards import REWARDS, BoundReward
@@ -177,24 +180,67 @@ def test_programs_are_judged_in_the_trainer_and_rows_without_tests_are_left_out(
 
 
 @pytest.mark.parametrize(("besides", "memory_limit"), [("cf_code", 256 << 20), ("ioi_code", 256)])  # bytes, MB
-def test_every_reward_runs_in_the_trainer(besides, memory_limit, run, tmp_path):
+def test_every_reward_runs_in_the_trainer(besides, memory_limit, run, head, tmp_path):
     tests = [{"input": "1", "output": "1"}]
     row = {
         "prompt": "1+1=?",
         "solution": "2",
+        "task": "math",
         "verification_info": {"language": "python", "test_cases": [{"type": "stdin_stdout", **tests[0]}]},
         **{"official_tests": tests, "input_mode": "stdio", "generated_checker": "", "language": "python"},
         **{"id": "sum", "test_names": ["1"], "test_cases": [["1", "1"]], "grader_files": [["sum.h", ""]]},
         **{"time_limit": 1.0, "memory_limit": memory_limit},
     }
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(4)))
+    shouted = row | {"solution": '{"func_name": "validate_uppercase"}', "task": "ifeval"}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (row, shouted) * 4))
     theirs = ["trl.rewards:think_format_reward", {"name": "trl.rewards:get_cosine_scaled_reward", "max_len": 12}]
+    keys = {"reward_model": {"model": str(head)}, "judge": {"rubric": str(tmp_path / "rubric.yaml")}}
+    keys |= {name: {"task": "math"} for name in JUDGES_BY_SOLUTION} | {"instructions": {"task": "ifeval"}}
     ours = [name for name in REWARDS if name != besides]
-    data = [{"path": "rows.jsonl"}]
-    run_dir = run(grpo, rewards=[*ours, *theirs, LETTERS], data=data, trainer=SHORT | ROLLOUTS)
+    rewards = [{"name": name, **keys.get(name, {})} for name in ours]
+    (tmp_path / "rubric.yaml").write_text(json.dumps(ORDER.model_dump(exclude_none=True)))
+    with OpenAIServer(answer=verdict_by(likes_length)) as server:
+        run_dir = run(
+            grpo,
+            rewards=[*rewards, *theirs, LETTERS],
+            data=[{"path": "rows.jsonl"}],
+            judge={"endpoint": {"base_url": server.url, "model": "teacher"}},
+            trainer=SHORT | ROLLOUTS,
+        )
     means = {key for key in metrics_of(run_dir)[0] if key.startswith("rewards/") and key.endswith("/mean")}
     names = [*ours, "think_format_reward", "get_cosine_scaled_reward", "number_of_characters"]
     assert means == {f"rewards/{name}/mean" for name in names}
+
+
+@pytest.fixture(scope="module")
+def head(smallest_model, tmp_path_factory):
+    """A folder with a reward model that knows nothing."""
+    folder = tmp_path_factory.mktemp("models") / "head"
+    AutoModelForSequenceClassification.from_pretrained(smallest_model, num_labels=1).save_pretrained(folder)
+    modeling.character_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_two_rewards_of_one_name_stand_side_by_side(run):
+    boxed = {"name": "accuracy", "label": "boxed", "answer_in": "boxed", "weight": 0.5}
+    run_dir = run(grpo, rewards=["accuracy", boxed, LETTERS], trainer=SHORT | ROLLOUTS)
+    assert {"rewards/boxed/mean", "boxed/pairs", "accuracy/pairs"} <= metrics_of(run_dir)[0].keys()
+    table = pd.read_parquet(run_dir / "completions" / "completions_00001.parquet")
+    assert {"boxed", "boxed_reason", "accuracy", "accuracy_reason"} <= set(table.columns)
+    assert set(table["boxed_reason"]) <= {r"there is no \boxed{}", "the thinking never ends"}
+
+
+def test_reward_counts_in_its_steps_alone_and_the_others_go_on(run):
+    late = {**LETTERS, "label": "late", "first_step": 2}
+    early = {**LETTERS, "label": "early", "last_step": 1}
+    run_dir = run(grpo, rewards=[LETTERS, late, early], trainer=SHORT | ROLLOUTS)
+    for step, row in enumerate(metrics_of(run_dir), start=1):
+        always = row["rewards/number_of_characters/mean"]
+        assert row["reward"] == pytest.approx(2 * always)  # its own, and one of the two
+        counting, silent = ("early", "late") if step == 1 else ("late", "early")
+        assert row[f"rewards/{counting}/mean"] == always
+        assert row[f"rewards/{silent}/mean"] is None
+        assert row[f"rewards/{silent}/none_share"] == 0.0
 
 
 def test_reward_weights_come_from_the_recipe(run):

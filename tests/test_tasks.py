@@ -1,6 +1,7 @@
 """Rewards for one kind of rows: who is judged by what, which columns are asked for, and what counts as a failure."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from conftest import sums
@@ -9,7 +10,7 @@ from open_r1.check import check_recipe
 from open_r1.data import load_data
 from open_r1.gold_check import check_golds
 from open_r1.recipe import RecipeError, Reward, Thinking, load_recipe
-from open_r1.rewards import build_rewards, reward_columns, rewards_for
+from open_r1.rewards import BoundReward, build_rewards, reward_columns, rewards_for
 
 CHAT = {"procedural": {"family": "tiny_chat", "num_problems": 4}}
 ACCURACY = {"name": "accuracy", "task": "math"}
@@ -70,6 +71,150 @@ def test_rows_that_are_judged_early_keep_their_places():
     judging = reward()
     judging.start(ANSWERS[1:3], positions=[1, 2], **{name: column[1:3] for name, column in COLUMNS.items()})
     assert judging(ANSWERS, **COLUMNS) == [1.0, 0.0, None, None]
+
+
+# --- Several tasks, and rows that name their own
+
+
+def test_a_reward_may_be_for_several_tasks():
+    several = reward(task=["general", "math"])
+    assert several(ANSWERS, solution=["4", "4", "4", "4"], task=COLUMNS["task"]) == [1.0, 0.0, 1.0, None]
+
+
+@pytest.fixture
+def tulu(recipe_of, tmp_path):
+    """A recipe over rows as Tulu's mix has them, with the rewards."""
+
+    def tulu(*rewards, **columns):
+        rows = [
+            {"messages": [{"role": "user", "content": "2+2=?"}], "ground_truth": "4", "dataset": "gsm8k"},
+            {"messages": [{"role": "user", "content": "0.5=?"}], "ground_truth": r"\frac12", "dataset": "MATH"},
+            {"messages": [{"role": "user", "content": "Shout."}], "ground_truth": "{}", "dataset": "ifeval"},
+            {"messages": [{"role": "user", "content": "Hm?"}], "ground_truth": None, "dataset": None},
+        ]
+        file = tmp_path / "mix.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = recipe_of(rewards=rewards)
+        columns = {"prompt": "messages", "solution": "ground_truth", "task": "dataset"} | columns
+        source = recipe.data[0].model_copy(
+            update={"path": str(file), "procedural": None, "task": None, "columns": columns}
+        )
+        return recipe.model_copy(update={"data": [source]})
+
+    return tulu
+
+
+OF_TULU = (
+    {"name": "last_number", "task": "gsm8k"},
+    {"name": "final_answer", "task": ["MATH", "gsm8k"]},
+    {"name": "instructions", "task": "ifeval"},
+    "format",
+)
+
+
+def test_rows_name_their_own_tasks(tulu):
+    recipe = tulu(*OF_TULU)
+    check_recipe(recipe)
+    data = load_data(recipe, reward_columns(recipe.rewards))
+    assert data["task"][:] == ["gsm8k", "MATH", "ifeval", None]
+    assert data["solution"][:] == ["4", r"\frac12", "{}", None]
+
+
+def test_task_of_a_source_goes_before_that_of_its_rows(tulu):
+    recipe = tulu({"name": "last_number", "task": "sums"})
+    source = recipe.data[0].model_copy(update={"task": "sums"})
+    data = load_data(recipe.model_copy(update={"data": [source]}), ["solution", "task"])
+    assert data["task"][:] == ["sums"] * 4
+
+
+def test_column_that_only_a_reward_for_some_rows_reads_is_asked_of_the_source(tulu):
+    recipe = tulu(*OF_TULU)
+    source = recipe.data[0].model_copy(update={"columns": {"prompt": "messages", "task": "dataset"}})
+    with pytest.raises(RecipeError, match="rewards.0: last_number needs the column solution, which data.0 does not"):
+        check_recipe(recipe.model_copy(update={"data": [source]}))
+
+
+# --- Steps in which a reward counts
+
+
+def at_step(step: int) -> dict:
+    """What the trainer gives beside the columns in the step of this number, which is done when it is."""
+    return {"trainer_state": SimpleNamespace(global_step=step - 1)}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "counts_in"),
+    [
+        ({}, [1, 2, 3, 4]),
+        ({"first_step": 1}, [1, 2, 3, 4]),
+        ({"first_step": 3}, [3, 4]),
+        ({"last_step": 2}, [1, 2]),
+        ({"first_step": 2, "last_step": 2}, [2]),
+        ({"first_step": 2, "last_step": 3}, [2, 3]),
+    ],
+)
+@pytest.mark.parametrize("early", [False, True])
+def test_reward_counts_from_its_first_step_to_its_last(bounds, counts_in, early):
+    bounded = reward(task=None, **bounds)
+    for step in (1, 2, 3, 4):
+        logged, shown = {}, {}
+        given = {"solution": ["4", "4"], **at_step(step)}
+        if early:
+            bounded.start(ANSWERS[1:2], positions=[1], solution=["4"], **at_step(step))
+        values = bounded(ANSWERS[:2], log_metric=logged.__setitem__, log_extra=shown.__setitem__, **given)
+        assert values == ([1.0, 0.0] if step in counts_in else [None, None])
+        assert logged["rewards/accuracy/none_share"] == 0.0  # nobody was to judge
+        assert ("accuracy/pairs" in logged) == ("accuracy_answer" in shown) == (step in counts_in)
+
+
+def test_none_share_is_of_the_rows_that_were_to_be_judged():
+    bounded, logged = reward(first_step=2), {}
+    columns = {"solution": [r"\frac{1}{", "4", "4", "4"], "task": ["math", "math", "general", "math"]}
+    assert bounded(ANSWERS, log_metric=logged.__setitem__, **columns, **at_step(2)) == [None, 0.0, None, 1.0]
+    assert logged["rewards/accuracy/none_share"] == pytest.approx(1 / 3)
+
+
+def test_reward_of_another_step_calls_nothing():
+    late = reward("test_tasks:fails", task=None, first_step=2)
+    assert late(ANSWERS[:2], **at_step(1)) == [None, None]
+
+
+def test_where_nothing_is_trained_every_reward_counts():
+    assert reward(task=None, first_step=700)(ANSWERS[:2], solution=["4", "4"]) == [1.0, 0.0]
+
+
+# --- Two rewards of one name
+
+
+def test_what_a_labelled_reward_logs_has_its_label():
+    logged, shown = {}, {}
+    labelled = reward(label="sums")
+    assert labelled.__name__ == "sums"
+    labelled(ANSWERS, log_extra=shown.__setitem__, log_metric=logged.__setitem__, **COLUMNS)
+    assert shown.keys() == {"sums_answer", "sums_reason"}
+    assert {name.partition("/")[0] for name in logged} == {"sums", "rewards"}
+    assert {name.split("/")[1] for name in logged if name.startswith("rewards/")} == {"sums"}
+
+
+@pytest.mark.parametrize(
+    ("name", "logged", "expected"),
+    [
+        ("code", "code_reason", "mine_reason"),
+        ("code", "code/timeout", "mine/timeout"),
+        ("code", "rewards/code/failed_share", "rewards/mine/failed_share"),
+        ("code", "encode/share", "encode/share"),
+        ("code", "codes/share", "codes/share"),
+        ("test_tasks:fails", "anything", "anything"),
+    ],
+)
+def test_own_names_are_replaced_and_no_others(name, logged, expected):
+    def logs(completions, log_metric, **columns):
+        log_metric(logged, 1.0)
+        return [0.0]
+
+    names = []
+    BoundReward("mine", logs, {}, logs_as=name)(ANSWERS[:1], log_metric=lambda name, value: names.append(name))
+    assert names[0] == expected
 
 
 def test_columns_of_a_task_are_asked_of_its_sources_alone(recipe_of):

@@ -5,6 +5,7 @@ No vLLM: something that answers /health stands in its place.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -35,15 +36,22 @@ SERVES = """
     port = int(sys.argv[sys.argv.index("--port") + 1])
     http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
 """
+ONLY_SERVES = textwrap.dedent(SERVES)
 ANSWERS = f"""
     import sys, threading
     sys.path.insert(0, {str(Path(__file__).parent)!r})
-    from openai_server import OpenAIServer
-    with OpenAIServer(model=sys.argv[1], port=int(sys.argv[sys.argv.index("--port") + 1])):
+    from openai_server import OpenAIServer, say_what_was_asked
+    answer = say_what_was_asked
+    if sys.argv[1].endswith("judge"):
+        from stand_in_judges import likes_length, verdict_by
+        answer = verdict_by(likes_length)
+    with OpenAIServer(answer, model=sys.argv[1], port=int(sys.argv[sys.argv.index("--port") + 1])):
         threading.Event().wait()
 """
 DIES = "import sys; print('no such model'); sys.exit(1)"
 SILENT = "import threading; print('loading', flush=True); threading.Event().wait()"
+OF_SEVERAL = ("--host", "--data-parallel-size-local", "--data-parallel-address", "--data-parallel-rpc-port")
+RUBRIC = "{description: Order., principles: [{name: order, text: It is in order.}]}"
 HARDWARE = {"gpus_per_node": 2, "accelerate": "ddp", "vllm": {"data_parallel_size": 2, "start_timeout_seconds": 60.0}}
 
 
@@ -117,9 +125,8 @@ def test_copies_on_several_nodes_are_behind_the_first_ones_address(served_recipe
     site()
     recipe = served_recipe("hardware.vllm.nodes=2", "hardware.vllm.data_parallel_size=8")
     nodes = Nodes(("t",), ("s1", "s2"), "srun", first_port=12_340)
-    first, second = (vllm_server.server_command(recipe, nodes, number) for number in range(2))
-    flags = ("--host", "--data-parallel-size-local", "--data-parallel-address", "--data-parallel-rpc-port")
-    assert words_after(first, *flags) == words_after(second, *flags) == ["0.0.0.0", "4", "s1", "12343"]
+    first, second = (vllm_server.server_command(recipe, nodes, number=number) for number in range(2))
+    assert words_after(first, *OF_SEVERAL) == words_after(second, *OF_SEVERAL) == ["0.0.0.0", "4", "s1", "12343"]
     assert "--headless" not in first
     assert words_after(second, "--data-parallel-start-rank") == ["4"]
 
@@ -144,22 +151,53 @@ def test_server_that_cannot_be_had_is_refused(override, line, served_recipe):
     assert any(problem.startswith(line) for problem in incompatible_settings(served_recipe(override), {}))
 
 
+SERVERS = {
+    "vllm": {"vllm": {"data_parallel_size": 2}},
+    "judge": {"judge": {"tensor_parallel_size": 2}},
+    "both": {"vllm": {"data_parallel_size": 2}, "judge": {}},
+    "vllm elsewhere": {"vllm": {"nodes": 1}, "judge": {}},
+    "both elsewhere": {"vllm": {"nodes": 1}, "judge": {"nodes": 1}},
+}
+
+
 @pytest.mark.parametrize(
-    ("visible", "expected"),
-    [(None, ("0,1", "2,3")), ("4,5,6,7", ("4,5", "6,7")), ("0,1,2,3,4", ("0,1", "2,3"))],
+    ("servers", "visible", "expected"),
+    [
+        ("vllm", None, {"trainer": "0,1", "vllm": "2,3"}),
+        ("vllm", "4,5,6,7", {"trainer": "4,5", "vllm": "6,7"}),
+        ("vllm", "0,1,2,3,4", {"trainer": "0,1", "vllm": "2,3"}),
+        ("judge", None, {"trainer": "0,1", "judge": "2,3"}),
+        ("both", "5,6,7,8,9", {"trainer": "5,6", "vllm": "7,8", "judge": "9"}),
+        ("vllm elsewhere", None, {"trainer": "0,1", "judge": "2"}),
+        ("both elsewhere", "0,1", {}),
+    ],
 )
-def test_gpus_of_a_node_are_split_between_trainer_and_server(visible, expected, served_recipe, site, monkeypatch):
+def test_gpus_of_a_node_are_split_between_trainer_and_servers(
+    servers, visible, expected, served_recipe, site, monkeypatch
+):
     site()
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert vllm_server.split_gpus(served_recipe()) == expected
+    recipe = served_recipe(hardware={"gpus_per_node": 2, "accelerate": "ddp", **SERVERS[servers]})
+    assert vllm_server.split_gpus(recipe) == expected
 
 
-def test_fewer_gpus_than_both_need_are_refused(served_recipe, site, monkeypatch):
+@pytest.mark.parametrize(
+    ("servers", "line"),
+    [
+        (
+            "vllm",
+            "hardware.vllm: 2 GPUs to train and 2 to serve (vllm) are asked for, but CUDA_VISIBLE_DEVICES is 0,1,2",
+        ),
+        ("judge", "hardware.judge: 2 GPUs to train and 2 to serve (judge) are asked for"),
+        ("both", "hardware.vllm: 2 GPUs to train and 2 to serve (vllm) and 1 to serve (judge) are asked for"),
+    ],
+)
+def test_fewer_gpus_than_all_need_are_refused(servers, line, served_recipe, site, monkeypatch):
     site()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    with pytest.raises(RecipeError, match="2 GPUs to train and 2 to serve are asked for, but CUDA_VISIBLE_DEVICES is"):
-        vllm_server.split_gpus(served_recipe())
+    with pytest.raises(RecipeError, match=re.escape(line)):
+        vllm_server.split_gpus(served_recipe(hardware={"gpus_per_node": 2, "accelerate": "ddp", **SERVERS[servers]}))
 
 
 def test_trainer_is_started_when_the_server_answers_and_knows_its_address(served_recipe, site, trainer_of, tmp_path):
@@ -257,6 +295,165 @@ def test_server_dies_with_a_launcher_that_is_killed(served_recipe, site, tmp_pat
         launcher.kill()
         launcher.wait()
         assert alive.read() == ""  # returns when that is closed
+
+
+# --- the judge's server
+
+
+@pytest.fixture
+def judged_recipe(served_recipe, tmp_path):
+    """A GRPO recipe whose judge is served, beside the policy's server or alone."""
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    (tmp_path / "rubric.yaml").write_text(RUBRIC)
+
+    def load(*overrides: str, servers: tuple[str, ...] = ("judge",), **sections):
+        own = {
+            "rewards": [{"name": "judge", "rubric": "rubric.yaml"}],
+            "judge": {"name": "./judge"},
+            "hardware": {
+                "gpus_per_node": 2,
+                "accelerate": "ddp",
+                **{key: {"start_timeout_seconds": 60.0} for key in servers},
+            },
+        }
+        if "vllm" not in servers:
+            own["trainer"] = {"num_generations": 4, "max_completion_length": 8}
+        return served_recipe(*overrides, **own | sections)
+
+    return load
+
+
+def test_judges_server_is_told_what_the_section_says_and_nothing_of_weights_or_the_policy(
+    judged_recipe, site, tmp_path
+):
+    site(command=("vllm", "serve"))
+    (tmp_path / "chat.jinja").write_text("")
+    recipe = judged_recipe(
+        "judge.revision=abc",
+        "model.revision=def",
+        "model.chat_template=chat.jinja",
+        "hardware.judge.max_model_length=4096",
+        "hardware.judge.tensor_parallel_size=2",
+        servers=("vllm", "judge"),
+    )
+    argv = vllm_server.server_command(recipe, Nodes(first_port=12_340), "judge")
+    assert argv[:3] == ["vllm", "serve", str(tmp_path / "judge")]
+    assert words_after(argv, "--host", "--port", "--tensor-parallel-size") == ["127.0.0.1", "12344", "2"]
+    assert words_after(argv, "--generation-config", "--revision", "--max-model-len") == ["vllm", "abc", "4096"]
+    assert not {"--weight-transfer-config", "--logprobs-mode", "--chat-template"} & set(argv)
+
+
+def test_judges_nodes_come_after_those_of_the_policys_server(judged_recipe, site):
+    site(command=("vllm", "serve"))
+    recipe = judged_recipe(
+        "hardware.vllm.nodes=1",
+        "hardware.judge.nodes=2",
+        "hardware.judge.data_parallel_size=4",
+        servers=("vllm", "judge"),
+    )
+    nodes = Nodes(("t",), ("v", "j1", "j2"), "srun", first_port=12_340)
+    commands = vllm_server.server_commands(recipe, nodes)
+    assert [(key, hosts) for key, hosts, _ in commands] == [("vllm", ("v",)), ("judge", ("j1",)), ("judge", ("j2",))]
+    assert words_after(commands[2][2], *OF_SEVERAL) == ["0.0.0.0", "2", "j1", "12345"]
+    assert "--headless" not in commands[1][2] and "--headless" in commands[2][2]
+
+
+@pytest.mark.parametrize("servers", [("judge",), ("vllm", "judge")], ids=" and ".join)
+def test_trainer_knows_the_addresses_of_all_servers(servers, judged_recipe, site, trainer_of, tmp_path):
+    site()
+    trainer_of(f"""
+        import os, urllib.request
+        urls = [url for name in ("OPEN_R1_VLLM_URL", "OPEN_R1_JUDGE_URL") if (url := os.environ.get(name))]
+        assert len(set(urls)) == {len(servers)}
+        assert all(urllib.request.urlopen(url + "/health").status == 200 for url in urls)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    """)
+    assert running.launch(judged_recipe(servers=servers), tmp_path / "run") == 0
+    assert [(tmp_path / "run" / f"{key}_server-0.log").exists() for key in servers] == [True] * len(servers)
+
+
+def test_only_the_server_that_takes_weights_is_open_to_whoever_sends_some(judged_recipe, site, trainer_of, tmp_path):
+    told = f"open({str(tmp_path)!r} + '/mode-' + os.path.basename(sys.argv[1]), 'w').write(os.environ.get(NAME, ''))"
+    site(f"import os, sys\nNAME = 'VLLM_SERVER_DEV_MODE'\n{told}\n" + ONLY_SERVES)
+    trainer_of("raise SystemExit(0)")
+    assert running.launch(judged_recipe(servers=("vllm", "judge")), tmp_path / "run") == 0
+    assert {file.name: file.read_text() for file in tmp_path.glob("mode-*")} == {"mode-model": "1", "mode-judge": ""}
+
+
+@pytest.mark.parametrize("url", ["OPEN_R1_VLLM_URL", "OPEN_R1_JUDGE_URL"])
+def test_either_server_that_dies_ends_the_run_and_is_named(url, judged_recipe, site, trainer_of, tmp_path):
+    site()
+    trainer_of(f"""
+        import contextlib, os, threading, urllib.request
+        with contextlib.suppress(Exception):
+            urllib.request.urlopen(os.environ["{url}"] + "/die")
+        threading.Event().wait()
+    """)
+    assert running.launch(judged_recipe(servers=("vllm", "judge")), tmp_path / "run") == 3
+    name = "vLLM server" if url == vllm_server.URL else "judge's server"
+    error = read_record(tmp_path / "run")["error"]
+    assert error.startswith(f"stopped: the {name} ended by itself (exit code 17); ")
+    assert error.strip().splitlines()[-1] == "    out of memory"
+
+
+def test_judges_server_that_does_not_come_up_ends_the_run_at_its_own_deadline(
+    judged_recipe, site, trainer_of, tmp_path
+):
+    site('import sys\nif sys.argv[1].endswith("judge"): import threading; threading.Event().wait()\n' + ONLY_SERVES)
+    trainer_of("raise SystemExit(0)")
+    recipe = judged_recipe("hardware.judge.start_timeout_seconds=1.0", servers=("vllm", "judge"))
+    assert running.launch(recipe, tmp_path / "run") == 3
+    assert "the judge's server has not answered http://" in (error := read_record(tmp_path / "run")["error"])
+    assert "within 1 seconds (hardware.judge.start_timeout_seconds); " in error
+
+
+def test_logs_of_an_earlier_attempt_are_kept_apart(judged_recipe, site, trainer_of, tmp_path):
+    site()
+    trainer_of("raise SystemExit(1)")
+    for _ in range(2):
+        running.launch(judged_recipe(), tmp_path / "run")
+    logs = {file.name for file in (tmp_path / "run").glob("*.log")}
+    assert logs == {"judge_server-0.log", "earlier_judge_server-0.log"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["hardware.nodes=2"], "hardware.judge.nodes: beside several nodes that train the server needs its own; write"),
+        (
+            ["hardware.judge.nodes=2", "hardware.judge.data_parallel_size=3"],
+            "hardware.judge.data_parallel_size: 3 copies cannot be dealt out over 2 nodes; give a multiple",
+        ),
+        (
+            ["hardware.gpus_per_node=0"],
+            "hardware.gpus_per_node: 0 leaves the GPUs to hardware.judge, and all else of step grpo to CPUs; write",
+        ),
+    ],
+)
+def test_judges_server_that_cannot_be_had_is_refused(overrides, line, judged_recipe):
+    problems = list(incompatible_settings(judged_recipe(*overrides), {}))
+    assert any(problem.startswith(line) for problem in problems), problems
+
+
+def test_judges_server_alone_is_no_mistake(judged_recipe):
+    assert list(incompatible_settings(judged_recipe(), {})) == []
+
+
+def test_verdicts_are_given_by_the_server_that_the_launcher_starts(served_recipe, site, smallest_model, tmp_path):
+    """Both servers at once, each under its model's name."""
+    site(ANSWERS)
+    (tmp_path / "rubric.yaml").write_text(RUBRIC)
+    (tmp_path / "judge").mkdir()
+    sections = asking(tmp_path) | {"step": "preferences", "model": {"name": str(smallest_model)}}
+    preferences = {**sections.pop("generate"), "samples": 4, "rubric": "rubric.yaml", "balance_lengths": False}
+    sections |= {"preferences": preferences, "judge": {"name": "./judge", "judgements": 2}}
+    sections["hardware"]["judge"] = {"start_timeout_seconds": 60.0}
+    assert running.launch(served_recipe(**sections), tmp_path / "run") == 0
+    counts = json.loads((tmp_path / "run" / "preferences.json").read_text())
+    assert counts["judge"]["verdicts"] > counts["judge"]["unreadable"] == 0
+    record = read_record(tmp_path / "run")
+    assert record["judging"]["requests"] == counts["judge"]["verdicts"] and record["judging"]["usd"] is None
 
 
 # --- a server that only answers

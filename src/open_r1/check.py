@@ -325,10 +325,20 @@ def _judge_problems(recipe: Recipe) -> Iterator[str]:
     elif recipe.judge is not None and not asked:
         yield "judge: nothing asks it; add a judge reward, or remove it"
     if recipe.preferences is not None:
-        try:
-            load_rubric(recipe.path(recipe.preferences.rubric))
-        except RecipeError as error:
-            yield from (f"preferences.rubric: {line}" for line in error.lines)
+        yield from _rubric_problems(recipe, "preferences.rubric", recipe.preferences.rubric)
+    for key, source in recipe.data_sources():
+        if source.rubric is None:
+            continue
+        yield from _rubric_problems(recipe, f"{key}.rubric", source.rubric)
+        if recipe.step != "sft":
+            yield f"{key}.rubric: a judge learns its verdicts by step sft, and this is {recipe.step}; remove it"
+
+
+def _rubric_problems(recipe: Recipe, key: str, path: str) -> Iterator[str]:
+    try:
+        load_rubric(recipe.path(path))
+    except RecipeError as error:
+        yield from (f"{key}: {line}" for line in error.lines)
 
 
 def _truth_problems(recipe: Recipe) -> Iterator[str]:

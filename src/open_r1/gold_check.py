@@ -21,7 +21,7 @@ from open_r1.judging.instructions import BadGold, read_instructions
 from open_r1.judging.pool import DEFAULT_CPU_SECONDS
 from open_r1.judging.programs import BadRow, read_row
 from open_r1.judging.programs.contests import codeforces_task, ioi_task
-from open_r1.recipe import Recipe, RecipeError, Reward, load_recipe
+from open_r1.recipe import Recipe, RecipeError, Reward, Thinking, load_recipe
 from open_r1.rewards import code, columns_of_reward, reward_columns
 from open_r1.rewards.completion import with_answer, with_program
 from open_r1.rewards.final_answer import final_answer_reward, last_number_reward
@@ -89,7 +89,7 @@ class GoldCheck:
 
 
 def judging_rewards(recipe: Recipe) -> list[Reward]:
-    """The rewards of the recipe that judge by `solution`; of those that judge the same rows in the same way the first."""
+    """The rewards of the recipe that judge by `solution`; of those that judge the same rows in one way the first."""
     ways: dict[tuple, Reward] = {}
     for reward in recipe.rewards:
         if reward.name in JUDGES_BY_SOLUTION:
@@ -236,8 +236,13 @@ def _by_final_answer(recipe: Recipe, reward: Reward, golds: Sequence[str]) -> li
     scores = final_answer_reward(
         boxed, golds, thinking=recipe.thinking, log_extra=told.__setitem__, **reward.parameters
     )
-    reasons = [reason.removeprefix(r"\boxed{}: ") for reason in told["final_answer_reason"]]
-    return [None if score == 1.0 else reason for score, reason in zip(scores, reasons, strict=True)]
+    reasons: list[str | None] = []
+    for gold, score, reason in zip(golds, scores, told["final_answer_reason"], strict=True):
+        if score is None:  # of a gold whose braces do not close the box does not either, and that would be told
+            (judged,), _ = judge_completions([gold], [gold], Thinking(answer_in="rest"), "both")
+            reason = judged.verdict.reason
+        reasons.append(None if score == 1.0 else reason.removeprefix(r"\boxed{}: "))
+    return reasons
 
 
 def _by_last_number(recipe: Recipe, reward: Reward, golds: Sequence[str]) -> list[str | None]:

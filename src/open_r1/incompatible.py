@@ -71,6 +71,9 @@ def missing_packages(recipe: Recipe, accelerate_config: Mapping[str, Any]) -> It
         needed["openai"] = f"{recipe.step}.endpoint"
     elif recipe.judge is not None and recipe.judge.endpoint is not None:
         needed["openai"] = "judge.endpoint"
+    for index, reward in enumerate(recipe.rewards):
+        if reward.name == "reward_model" and reward.parameters.get("endpoint") is not None:
+            needed.setdefault("openai", f"rewards.{index}.endpoint")
     if accelerate_config.get("distributed_type") == "DEEPSPEED":
         needed["deepspeed"] = f"hardware.accelerate: {recipe.hardware.accelerate}"
     if recipe.model.attn_implementation == "flash_attention_2":
@@ -312,6 +315,12 @@ def _of_judge(recipe: Recipe) -> Iterator[str]:
     hardware = recipe.hardware
     if hardware.judge is not None:
         yield from _of_its_nodes(recipe, "hardware.judge", hardware.judge)
+        asks = recipe.generate or recipe.preferences
+        if recipe.judge and not hardware.gpus_per_node and not (asks and (asks.endpoint or hardware.vllm)):
+            yield (
+                f"hardware.gpus_per_node: 0 leaves the GPUs to hardware.judge, and all else of step {recipe.step} to "
+                f"CPUs; write how many it has" + (", or add hardware.vllm" if asks else "")
+            )
     elif judges_here(recipe) and hardware.vllm is not None and not hardware.gpus_per_node:
         yield (
             "judge.name: the GPUs are those of hardware.vllm, so it would judge on CPUs; add hardware.judge, or give "

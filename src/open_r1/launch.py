@@ -181,10 +181,8 @@ def _print_commands(recipe: Recipe, run_dir: Path) -> None:
     except RecipeError:
         nodes = some_nodes(recipe)
         print("# in a Slurm job, where the nodes have other names and the port is the job's own:")
-    if recipe.hardware.vllm is not None:
-        for number in range(max(1, recipe.hardware.vllm.nodes)):
-            server = vllm_server.server_command(recipe, nodes, number)
-            print(shlex.join(nodes.on(nodes.serving[number : number + 1], server)))
+    for _, hosts, argv in vllm_server.server_commands(recipe, nodes):
+        print(shlex.join(nodes.on(hosts, argv)))
     print(shlex.join(command(recipe, run_dir, nodes)))
 
 

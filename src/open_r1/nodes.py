@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from open_r1.places import REPOSITORY
-from open_r1.recipe import Recipe, RecipeError
+from open_r1.recipe import Hardware, Recipe, RecipeError
 from open_r1.slurm.site import Container, site_of_this_process
 
 HOSTS = "OPEN_R1_HOSTS"
@@ -32,12 +32,21 @@ class Nodes:
 
     hosts: tuple[str, ...] = ()
     serving: tuple[str, ...] = ()
-    """Machines on which only vLLM runs."""
+    """Machines on which only vLLM runs: first those of `hardware.vllm`, then those of `hardware.judge`."""
     runner: str = "here"
     """What starts a command on other machines: here (nothing), srun, ssh."""
     container: Container | None = None
     first_port: int | None = None
     """None: nobody asked for ports of its own."""
+
+    def serving_for(self, hardware: Hardware, key: str) -> tuple[str, ...]:
+        """Those on which the server `hardware.<key>` runs; none if it is on the node that trains."""
+        first = 0
+        for other, section in hardware.servers.items():
+            if other == key:
+                return self.serving[first : first + section.nodes]
+            first += section.nodes
+        return ()
 
     @property
     def python(self) -> str:
@@ -75,21 +84,27 @@ def num_nodes_of(recipe: Recipe) -> int:
     return 1 if recipe.step in (*SINGLE_PROCESS_STEPS, "pipeline") else recipe.hardware.nodes
 
 
+def num_nodes_serving(recipe: Recipe) -> int:
+    """Nodes on which only servers of the run are."""
+    return sum(section.nodes for section in recipe.hardware.servers.values())
+
+
 def nodes_of(recipe: Recipe) -> Nodes:
     """The machines that a run of this recipe has. Raises RecipeError if they are fewer than it needs."""
     in_slurm = "SLURM_JOB_ID" in os.environ
     container = site_of_this_process().container if recipe.step != "pipeline" else None
     if container and container.srun and not in_slurm:
         raise RecipeError("container.srun: only inside a Slurm job is there an srun; unset OPEN_R1_SITE to run here")
-    training = num_nodes_of(recipe)
-    has_server = recipe.hardware.vllm is not None
-    serving = recipe.hardware.vllm.nodes if has_server else 0
-    port = first_port() if in_slurm or training > 1 or has_server else None
+    training, serving = num_nodes_of(recipe), num_nodes_serving(recipe)
+    port = first_port() if in_slurm or training > 1 or recipe.hardware.servers else None
     if training + serving == 1:
         return Nodes(runner="srun" if in_slurm else "here", container=container, first_port=port)
     hosts = _hosts_of_slurm() if in_slurm else re.split(r"[\s,]+", os.environ.get(HOSTS, "").strip())
     hosts = [host for host in hosts if host]
-    wanted = f"hardware.nodes: {training + serving} nodes are asked for" + (" (vllm.nodes included)" if serving else "")
+    included = ", ".join(f"{key}.nodes" for key, section in recipe.hardware.servers.items() if section.nodes)
+    wanted = f"hardware.nodes: {training + serving} nodes are asked for" + (
+        f" ({included} included)" if serving else ""
+    )
     if not hosts:
         raise RecipeError(
             f"{recipe.source}: {wanted}; submit it with `make slurm RECIPE={recipe.source}`, or name machines that ssh "
@@ -110,8 +125,7 @@ def nodes_of(recipe: Recipe) -> Nodes:
 def some_nodes(recipe: Recipe) -> Nodes:
     """Nodes as a Slurm job of this recipe might have them, to show what would be started there."""
     training = num_nodes_of(recipe)
-    serving = recipe.hardware.vllm.nodes if recipe.hardware.vllm else 0
-    names = tuple(f"node{number}" for number in range(1, training + serving + 1))
+    names = tuple(f"node{number}" for number in range(1, training + num_nodes_serving(recipe) + 1))
     return Nodes(names[:training], names[training:], "srun", site_of_this_process().container, first_port())
 
 

@@ -14,10 +14,12 @@ from typing import Any
 import yaml
 
 from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
+from open_r1.recipe.sections import NO_PART_OF_RUN
 from open_r1.recipe.trainer_fields import trainer_fields, trainer_value
 
 RECIPE_FILE = "recipe.yaml"  # the resolved recipe, in a run directory and in each of its checkpoints
 MAY_DIFFER = (
+    *NO_PART_OF_RUN,
     "description",
     "trainer.logging_*",
     "trainer.save_*",

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from open_r1 import endings, run_record, shares, signals, vllm_server
+from open_r1.feedback.spending import spent_in
 from open_r1.nodes import SINGLE_PROCESS_STEPS, Nodes, nodes_of, num_nodes_of
 from open_r1.places import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS
 from open_r1.recipe import Recipe, RecipeError, dump_recipe
@@ -109,10 +111,26 @@ def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in
             signals.leave_marker(run_dir, signals.Interrupted(signals.received() or signal.SIGTERM))
         if exit_code not in ENDINGS:
             run_record.update_record(run_dir, error=_reason(run_dir, exit_code))
-        if warnings := warnings_of(run_dir):
-            run_record.update_record(run_dir, warnings=warnings)
+        if left := _left_behind(recipe, run_dir):
+            run_record.update_record(run_dir, **left)
         run_record.finish_record(run_dir, ENDINGS.get(exit_code, "failed"))
     return exit_code
+
+
+def _left_behind(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+    """What the record has of files that the processes left: warnings, what judging cost, what a reward model is worth.
+
+    `judging` is {requests, prompt_tokens, completion_tokens, usd}, of all attempts and the shares that were taken up.
+    """
+    left: dict[str, Any] = {}
+    if warnings := warnings_of(run_dir):
+        left["warnings"] = warnings
+    if recipe.judge is not None:
+        left["judging"] = spent_in([run_dir, *shares.taken_up(run_dir).values()], recipe.judge)
+    report = run_dir / run_record.REWARD_MODEL_REPORT
+    if report.exists():
+        left["reward_model"] = json.loads(report.read_text(encoding="utf-8"))
+    return left
 
 
 def _reason(run_dir: Path, exit_code: int) -> str:
@@ -157,21 +175,21 @@ def _move_stale_run_away(run_dir: Path, recipe: Recipe, parents: Sequence[dict[s
 
 
 def _run_processes(recipe: Recipe, run_dir: Path, nodes: Nodes) -> int:
-    """The exit code of the step's processes, on as many nodes as it has, and beside a server if it has one."""
+    """The exit code of the step's processes, on as many nodes as it has, and beside the servers that it has."""
     # Else DeepSpeed, where it is installed, says on standard output that it has not found a GPU.
     environment = {} if recipe.hardware.gpus_per_node else {"DS_ACCELERATOR": "cpu"}
-    if nodes.starts_itself(nodes.hosts) and recipe.hardware.vllm is None:
+    if nodes.starts_itself(nodes.hosts) and not recipe.hardware.servers:
         return _run(command(recipe, run_dir), environment)
     folder = run_dir / ENDINGS_OF_NODES
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     environment |= {endings.VARIABLE: str(folder)} if nodes.hosts else {}
     try:
-        if recipe.hardware.vllm is None:
+        if not recipe.hardware.servers:
             exit_code = _run(command(recipe, run_dir, nodes), environment, nodes=nodes)
         else:
-            with vllm_server.serving(recipe, run_dir, nodes) as server:
-                exit_code = _run(command(recipe, run_dir, nodes), environment | server.environment, server, nodes)
+            with vllm_server.serving(recipe, run_dir, nodes) as servers:
+                exit_code = _run(command(recipe, run_dir, nodes), environment | servers.environment, servers, nodes)
     except signals.Interrupted as interrupted:
         signals.leave_marker(run_dir, interrupted)
         return signals.EXIT_INTERRUPTED
@@ -246,12 +264,12 @@ def model_parents(recipe: Recipe) -> list[dict[str, Any]]:
 def _run(
     argv: list[str],
     environment: Mapping[str, str] | None = None,
-    server: vllm_server.Server | None = None,
+    servers: vllm_server.Servers | None = None,
     nodes: Nodes | None = None,
 ) -> int:
     """The exit code of a process that gets our signals, as a shell tells it: 128 + n if signal n ended it.
 
-    Raises ServerFailed, and ends the process, if the server that it needs ends before it.
+    Raises ServerFailed, and ends the process, if a server that it needs ends before it.
     """
     process = None
     nodes = nodes or Nodes()
@@ -270,22 +288,22 @@ def _run(
         if earlier := signals.received():
             send_on(earlier)
         try:
-            exit_code = process.wait() if server is None else _wait_beside(server, process)
+            exit_code = process.wait() if servers is None else _wait_beside(servers, process)
         except KeyboardInterrupt:
             process.wait()
             return 130
     return exit_code if exit_code >= 0 else 128 - exit_code
 
 
-def _wait_beside(server: vllm_server.Server, process: subprocess.Popen) -> int:
-    """The exit code of a process that needs a server. Raises ServerFailed, and ends it, if that is gone before."""
+def _wait_beside(servers: vllm_server.Servers, process: subprocess.Popen) -> int:
+    """The exit code of a process that needs servers. Raises ServerFailed, and ends it, if one is gone before."""
     try:
         while process.poll() is None:
-            server.check()
+            servers.check()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(vllm_server.SECONDS_BETWEEN_LOOKS)
         if process.returncode not in (0, signals.EXIT_INTERRUPTED):
-            server.check()  # why it failed, if that is so
+            servers.check()  # why it failed, if that is so
     except vllm_server.ServerFailed:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

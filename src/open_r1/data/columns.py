@@ -105,7 +105,7 @@ def _as_verdicts(recipe: Recipe, source_key: str, source: DataSource, dataset):
     rows = []
     for number, row in enumerate(dataset.select_columns(["prompt", "completion", "scores"])):
         try:
-            rows.append(labelled(rubric, **row))
+            rows.append(labelled(rubric, **row, thinking=recipe.thinking))
         except ValueError as error:
             raise RecipeError(f"{recipe.source}: {source_key}: row {number}: {error}") from None
     return type(dataset).from_list(rows)
@@ -119,7 +119,7 @@ def _split_messages(rows: dict) -> dict:
 def _are_whole(dataset) -> bool:
     """True if the answers of pairs are conversations with what was asked, and not the answers alone."""
     first = dataset[0]["chosen"] if len(dataset) else None
-    return isinstance(first, list) and bool(first) and first[0]["role"] != ROLES["chosen"]
+    return bool(first) and isinstance(first, list) and first[0].get("role") != ROLES["chosen"]
 
 
 def _split_pairs(rows: dict, key: str) -> dict:

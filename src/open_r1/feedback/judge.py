@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 FOLDER = "verdicts"  # of a run, if judge.cache names none
+STEPS_WITH_JUDGE = ("grpo", "preferences", "generate", "distill")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +247,7 @@ def judge_of(
     section, file = recipe.judge, str(recipe.source)
     spending = Spending.load(section, file, run_dir, process_index, num_processes)
     cache = VerdictCache(recipe.path(section.cache) if section.cache else run_dir / FOLDER)
-    if (endpoint := endpoint_of_judge(recipe, num_processes)) is not None:
+    if (endpoint := endpoint_of_judge(recipe)) is not None:
         key = "judge.endpoint" if section.endpoint is not None else "hardware.judge"
         backend: Backend = EndpointBackend(endpoint, file, key, meter=spending)
     else:
@@ -254,7 +255,7 @@ def judge_of(
     return ModelJudge(section, backend, who_judges(recipe), cache, spending, recipe.seed, file)
 
 
-def endpoint_of_judge(recipe: Recipe, num_processes: int = 1) -> Endpoint | None:
+def endpoint_of_judge(recipe: Recipe) -> Endpoint | None:
     """Where verdicts are asked for: the judge's endpoint, or the vLLM started for it; None if in this process."""
     section, server = recipe.judge, recipe.hardware.judge
     if section.endpoint is not None or server is None or not (url := os.environ.get(vllm_server.JUDGE_URL)):
@@ -262,7 +263,7 @@ def endpoint_of_judge(recipe: Recipe, num_processes: int = 1) -> Endpoint | None
     return Endpoint(
         base_url=f"{url}/v1",
         model=recipe.model_path(section.name),
-        max_concurrent_requests=max(1, REQUESTS_PER_COPY * server.data_parallel_size // num_processes),
+        max_concurrent_requests=max(1, REQUESTS_PER_COPY * server.data_parallel_size // recipe.hardware.num_processes),
         timeout_seconds=SECONDS_OF_REQUEST,
     )
 
@@ -295,6 +296,9 @@ def _backend_here(recipe: Recipe, spending: Spending, device: "torch.device | st
 def judge_problems(recipe: Recipe) -> Iterator[str]:
     """Yields a line `key: what is wrong; mend` for each mistake in `judge`, and what belongs to it."""
     section, served = recipe.judge, recipe.hardware.judge is not None
+    if served and recipe.step not in STEPS_WITH_JUDGE:
+        yield f"hardware.judge: step {recipe.step} has no judge; remove it"
+        return
     if section is None:
         if served:
             yield "judge: missing; hardware.judge serves judge.name"

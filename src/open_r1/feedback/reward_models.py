@@ -1,16 +1,24 @@
-"""A reward model at work: conversations -> rewards, on the accelerator of the process that asks, or on its CPU."""
+"""A reward model at work: conversations -> rewards, in the process that asks, or by a server of vLLM's."""
 
+import contextlib
 import functools
+import json
+import math
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_r1.recipe import RecipeError
+from open_r1.generation.client import Api, EndpointClient, said_in
+from open_r1.recipe import Endpoint, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Conversation = Sequence[dict[str, str]]
+
+OURS = ("model", "messages", "input")
 
 
 class RewardModel:
@@ -83,3 +91,68 @@ def reward_model_here(path: str, revision: str | None, dtype: str) -> RewardMode
     if not tokenizer.chat_template:
         raise RecipeError(f"rewards: the tokenizer of {path} has no chat template; save one with it")
     return RewardModel(model.to(PartialState().device), tokenizer)
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A reward; None if the server refused to give one, for this reason."""
+
+    reward: float | None
+    refused: str | None = None
+
+
+class ServedRewardModel:
+    """A reward model in a vLLM server (`vllm serve` of a model for sequence classification), asked at /classify.
+
+    Its own chat template renders the conversations there too. One request is one conversation: {"model", "messages",
+    "use_activation": false}, since a reward is the logit and no probability; the answer is {"data": [{"probs": [x]}]}
+    (vLLM's entrypoints/pooling/classify/protocol.py, the same from 0.16 on). Before 0.12 or so the key is `activation`,
+    and another is not noticed there; `extra_body: {activation: false}` sends it as well.
+
+    `key` is where the section stands, for errors. Raises RecipeError as EndpointClient does.
+    """
+
+    def __init__(self, endpoint: Endpoint, key: str):
+        self._endpoint, self._lock = endpoint, threading.Lock()
+        self._client = EndpointClient(endpoint, None, key)
+        self._api = Api(
+            "/classify",
+            "a vLLM server of a model with one output, without /v1",
+            read_reward,
+            functools.partial(Rated, None),
+            hint=" (for vLLM without /v1)",
+        )
+        for name in set(OURS) & set(endpoint.extra_body):
+            raise self._client.mistake(f"extra_body.{name}", "the recipe says that elsewhere; remove it")
+
+    def rewards(self, conversations: Sequence[Conversation]) -> list[float | None]:
+        """A reward for each conversation, in order; None for one that the server refused.
+
+        Raises RunStopped if the server fails or refuses too many; RecipeError if key, model or address are not its own.
+        """
+        options = {"model": self._endpoint.model, "use_activation": False, **self._endpoint.extra_body}
+        bodies = ((row, {**options, "messages": list(asked)}) for row, asked in enumerate(conversations))
+        rewards: list[float | None] = [None] * len(conversations)
+        with self._lock, contextlib.closing(self._client.answers(self._api, bodies)) as answers:
+            for row, rated in answers:
+                rewards[row] = rated.reward
+        return rewards
+
+
+@functools.cache
+def served_reward_model(section: str, key: str) -> ServedRewardModel:
+    """The reward model of an Endpoint section, given as JSON, made once in a process: its counts go on."""
+    return ServedRewardModel(Endpoint.model_validate_json(section), key)
+
+
+def read_reward(content: bytes) -> Rated:
+    """The reward in the body of an answer of /classify. Raises ValueError, with one line, if there is none in it."""
+    try:
+        (entry,) = json.loads(content)["data"]
+        (value,) = entry["probs"]
+        reward = math.nan if isinstance(value, bool | str) else float(value)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise ValueError(f"the answer has no data[0].probs of one number: {said_in(content)}") from None
+    if not math.isfinite(reward):
+        raise ValueError(f"the answer's reward is {value!r}, no finite number")
+    return Rated(reward)

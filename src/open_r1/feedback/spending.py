@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,9 @@ class Spending:
         process_index: int = 0,
         num_processes: int = 1,
     ):
-        prices = (section.usd_per_million_prompt_tokens, section.usd_per_million_completion_tokens)
-        self._has_price = any(price is not None for price in prices)
-        self._usd = Cap(
-            "max_usd", section.max_usd or 0.0, *((price or 0.0) / TOKENS_PER_PRICE for price in prices), "USD"
-        )
+        self._section = section
         self._caps = [Cap("max_tokens", section.max_tokens, 1, 1, "tokens")] if section.max_tokens is not None else []
-        self._caps += [self._usd] if section.max_usd is not None else []
+        self._caps += [_cap_in_usd(section)] if section.max_usd is not None else []
         self._file, self._num_processes = file, num_processes
         self._own_file = None if folder is None else folder / f"judging-{process_index}.json"
         self.spent, self.num_requests = NOTHING, 0  # by this process, in all attempts of the run
@@ -74,12 +71,10 @@ class Spending:
     ) -> "Spending":
         """Spending that goes on from what the processes of earlier attempts have left in the folder."""
         spending = cls(section, file, folder, process_index, num_processes)
-        for earlier in sorted(folder.glob("judging-*.json")):
-            entry = json.loads(earlier.read_text(encoding="utf-8"))
-            tokens = Tokens(entry["prompt_tokens"], entry["completion_tokens"])
+        for earlier, num_requests, tokens in _spent_by_processes(folder):
             spending._all_spent_before = _sum(spending._all_spent_before, tokens)
             if earlier == spending._own_file:
-                spending.spent, spending.num_requests = tokens, entry["requests"]
+                spending.spent, spending.num_requests = tokens, num_requests
                 spending._spent_before = tokens
         return spending
 
@@ -87,11 +82,11 @@ class Spending:
         """Writes down what this process has spent, if it has a file."""
         if self._own_file is not None:
             with whole(self._own_file) as unfinished:
-                unfinished.write_text(json.dumps(self._counts()) + "\n", encoding="utf-8")
+                unfinished.write_text(json.dumps(_counts(self.num_requests, self.spent)) + "\n", encoding="utf-8")
 
     def report(self) -> dict[str, Any]:
         """Requests, tokens and usd of this process in all attempts of the run; usd is None without a price."""
-        return {**self._counts(), "usd": self._usd.of(self.spent) if self._has_price else None}
+        return _in_all(self._section, self.num_requests, self.spent)
 
     async def reserve(self, bound: Tokens) -> None:
         """Sets the most that a request can take aside, when what is in flight has left room for it.
@@ -163,9 +158,39 @@ class Spending:
         """What this process may spend of a cap in all, its earlier attempts included."""
         return cap.of(self._spent_before) + (cap.most - cap.of(self._all_spent_before)) / self._num_processes
 
-    def _counts(self) -> dict[str, int]:
-        prompt, completion = self.spent
-        return {"requests": self.num_requests, "prompt_tokens": prompt, "completion_tokens": completion}
+
+def spent_in(folders: Iterable[Path], section: Judge) -> dict[str, Any]:
+    """Requests, tokens and usd that all processes of runs have left in their folders; usd is None without a price."""
+    num_requests, spent = 0, NOTHING
+    for folder in folders:
+        for _, requests, tokens in _spent_by_processes(folder):
+            num_requests, spent = num_requests + requests, _sum(spent, tokens)
+    return _in_all(section, num_requests, spent)
+
+
+def _spent_by_processes(folder: Path) -> Iterator[tuple[Path, int, Tokens]]:
+    """Yields the file of each process of a run, and the requests and tokens in it."""
+    for file in sorted(folder.glob("judging-*.json")):
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        yield file, entry["requests"], Tokens(entry["prompt_tokens"], entry["completion_tokens"])
+
+
+def _in_all(section: Judge, num_requests: int, spent: Tokens) -> dict[str, Any]:
+    has_price = any(price is not None for price in _prices(section))
+    return {**_counts(num_requests, spent), "usd": _cap_in_usd(section).of(spent) if has_price else None}
+
+
+def _counts(num_requests: int, spent: Tokens) -> dict[str, int]:
+    return {"requests": num_requests, "prompt_tokens": spent.prompt, "completion_tokens": spent.completion}
+
+
+def _prices(section: Judge) -> tuple[float | None, float | None]:
+    return section.usd_per_million_prompt_tokens, section.usd_per_million_completion_tokens
+
+
+def _cap_in_usd(section: Judge) -> Cap:
+    per_token = ((price or 0.0) / TOKENS_PER_PRICE for price in _prices(section))
+    return Cap("max_usd", section.max_usd or 0.0, *per_token, "USD")
 
 
 def _sum(one: Tokens, other: Tokens) -> Tokens:

@@ -1,59 +1,23 @@
 """Sampling by a server that speaks OpenAI's chat completions: vLLM's own, or any other's, rented or at home.
 
 One request is one completion, so that a lost answer costs one completion and a run that is taken up asks for what it
-has not got. A failing server is no wrong answer: what may be better the next time is asked again, what will not is
-told at once, and what the server does not want to answer is a row that says so.
+has not got. What the server does not want to answer is a row that says so.
 """
 
 import asyncio
+import functools
 import hashlib
-import importlib.util
-import ipaddress
 import json
-import logging
-import math
-import queue
-import random
-import threading
 import time
-import urllib.parse
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from open_r1.generation.client import Api, Body, EndpointClient, said_in
 from open_r1.generation.sampling import Completion, Conversation, Meter, Row, Sampling, Tokens
-from open_r1.recipe import RecipeError, Thinking
-from open_r1.recipe.sections import Endpoint
-from open_r1.sandbox.remote import backoff_seconds, read_settings
-from open_r1.step_process import RunStopped
-
-if TYPE_CHECKING:
-    from httpx2 import Response
-    from openai import AsyncOpenAI
-
-logger = logging.getLogger(__name__)
-
-CONNECT_SECONDS = 30.0  # a host that does not exist is told in minutes, however long an answer may take
-# uvicorn, in which vLLM's server runs, closes what was idle for 5 s: an older connection may be gone while we use it.
-IDLE_CONNECTION_SECONDS = 3.0
-MAX_RETRY_AFTER_SECONDS = 3600.0  # a server that is away for longer is asked again each hour
-MAX_REASON_CHARACTERS = 300
-# The first prompts are too few for a share, and all samples of one long prompt are refused together.
-MIN_REFUSED = 16
+from open_r1.recipe import Endpoint, Thinking
 
 MODERATED = "content_filter"
 ENDED, TRUNCATED = "stop", "length"
-REFUSING_STATUSES = (400, 413, 422)
-RETRIED_STATUSES = {408: "timeouts", 409: "server_errors", 429: "rate_limited"}  # and all from 500 on
-MENDS = {
-    "timeouts": "raise {key}.timeout_seconds or lower {key}.max_concurrent_requests",
-    "rate_limited": "lower {key}.max_requests_per_minute or {key}.max_concurrent_requests",
-    "connection_errors": "see that the server runs and that {key}.base_url is its address",
-    "server_errors": "see what ails the server, or raise {key}.max_attempts",
-    "invalid_answers": "see that {key}.base_url is the chat completions API of a server that counts tokens (usage)",
-}
 SCHEMA_NAME = "verdict"
 OURS, OURS_TO_DROP = ("model", "messages", "n", "stream"), ("temperature", "top_p", "max_tokens", "seed")
 
@@ -83,21 +47,18 @@ class EndpointBackend:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._endpoint, self._file, self._key, self._thinking = endpoint, file, key, thinking
-        self._meter, self._sleep, self._clock = meter, sleep, clock
-        self._pace = Pace(endpoint.max_requests_per_minute)
-        self._counts: Counter[str] = Counter()
-        self._num_rows = 0  # that were asked for
-        self._api_key = self._read_api_key()
-        if importlib.util.find_spec("openai") is None:
-            raise self._mistake("", "needs the openai package; pip install 'open-r1[endpoint]'")
-        if not (host := _host(endpoint.base_url)):
-            raise self._mistake("base_url", f"{endpoint.base_url!r} is no address; write e.g. http://localhost:8000/v1")
-        self._host = host
+        self._endpoint, self._meter = endpoint, meter
+        self._client = EndpointClient(endpoint, file, key, sleep, clock)
+        self._api = Api(
+            "/chat/completions",
+            "the chat completions API of a server that counts tokens (usage)",
+            functools.partial(read_answer, thinking=thinking),
+            _refused,
+        )
         for name, value in endpoint.extra_body.items():
             if name in OURS or (name in OURS_TO_DROP and value is not None):
                 own = "; null leaves it out" if name in OURS_TO_DROP else ""
-                raise self._mistake(f"extra_body.{name}", f"the recipe says that elsewhere; remove it{own}")
+                raise self._client.mistake(f"extra_body.{name}", f"the recipe says that elsewhere; remove it{own}")
 
     def sample(
         self, conversations: Sequence[Conversation], sampling: Sampling, wanted: Collection[Row] | None = None
@@ -105,7 +66,7 @@ class EndpointBackend:
         """Yields `num_samples` completions of each conversation, or those of `wanted` alone, in the order they end in.
 
         Requests go on while the caller works on what it got, but no more than twice max_concurrent_requests rows are
-        ahead of it. Who closes the generator ends all requests: the server sees its connections go.
+        ahead of it. Who closes the generator ends all requests: the server sees their connections go.
 
         Raises RunStopped if one row failed max_attempts times, or if too many were refused; RecipeError if key, model
         or address are not the server's. What has ended before is yielded first.
@@ -113,150 +74,24 @@ class EndpointBackend:
         every = ((c, s) for c in range(len(conversations)) for s in range(sampling.num_samples))
         rows = iter(every if wanted is None else sorted(wanted))
         bodies = ((row, self._body(conversations[row[0]], sampling, row)) for row in rows)
-        answers: queue.SimpleQueue[tuple[Row, Completion] | None] = queue.SimpleQueue()
-        room = asyncio.Semaphore(2 * self._endpoint.max_concurrent_requests)
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._answer_all(bodies, sampling, answers, room))
-        task.add_done_callback(lambda _: answers.put(None))
-        thread = threading.Thread(target=_run_until_done, args=(loop, task), name="endpoint", daemon=True)
-        try:
-            thread.start()
-            while (answer := answers.get()) is not None:
-                loop.call_soon_threadsafe(room.release)
-                yield answer
-        finally:
-            loop.call_soon_threadsafe(task.cancel)
-            if thread.ident is not None:  # not if a signal came before it began
-                thread.join()
-            loop.close()
-        task.result()  # raises what ended it
+        metered = functools.partial(self._metered, sampling)
+        return self._client.answers(self._api, bodies, metered if self._meter is not None else None)
 
     def counts(self) -> dict[str, int]:
-        """Requests, retries, what made them necessary by kind, and rows refused, since this was made; no zeros.
+        """What `EndpointClient.counts` says of the requests of this backend."""
+        return self._client.counts()
 
-        requests less retries is the number of rows asked for. What failed is rate_limited, timeouts, server_errors,
-        connection_errors or invalid_answers.
-        """
-        return {kind: number for kind, number in self._counts.items() if number}
-
-    async def _answer_all(
-        self,
-        bodies: Iterator[tuple[Row, dict]],
-        sampling: Sampling,
-        answers: queue.SimpleQueue,
-        room: asyncio.Semaphore,
-    ) -> None:
-        """Puts every row's completion into `answers`."""
-
-        async def work() -> None:
-            # Room comes first: a row that was taken and not answered would be lost to the other workers.
-            while await room.acquire() and (asked := next(bodies, None)) is not None:
-                row, body = asked
-                self._num_rows += 1
-                completion = await self._answer_metered(client, body, sampling)
-                answers.put((row, completion))
-                if completion.refused is not None:
-                    self._note_refusal(completion.refused)
-
-        async with self._client() as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self._endpoint.max_concurrent_requests):
-                        group.create_task(work())
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-
-    async def _answer_metered(self, client: "AsyncOpenAI", body: dict[str, Any], sampling: Sampling) -> Completion:
-        """What `_answer` gives, counted by the meter; nobody says what requests took that gave nothing."""
-        if self._meter is None:
-            return await self._answer(client, body)
+    async def _metered(self, sampling: Sampling, body: Body, ask: Callable[[], Awaitable[Completion]]) -> Completion:
+        """What `ask` gives, counted by the meter; nobody says what requests took that gave nothing."""
         bound = most_tokens(body, sampling.max_new_tokens)
         await self._meter.reserve(bound)
         prompt_tokens, completion_tokens, num_requests = 0, 0, 0
         try:
-            completion = await self._answer(client, body)
+            completion = await ask()
             prompt_tokens, completion_tokens, num_requests = completion.num_prompt_tokens, completion.num_tokens, 1
             return completion
         finally:
             self._meter.settle(bound, prompt_tokens, completion_tokens, num_requests)
-
-    async def _answer(self, client: "AsyncOpenAI", body: dict[str, Any]) -> Completion:
-        """One completion, after as many requests as it takes. Raises RunStopped if it takes too many."""
-        for num_attempts in range(1, self._endpoint.max_attempts + 1):
-            now = self._clock()
-            if (wait_seconds := self._pace.start_time(now) - now) > 0:
-                await self._sleep(wait_seconds)
-            self._counts["requests"] += 1
-            self._counts["retries"] += num_attempts > 1
-            try:
-                return await self._ask(client, body)
-            except _Failure as failure:
-                self._counts[failure.kind] += 1
-                last = failure
-            if num_attempts < self._endpoint.max_attempts:
-                if self._counts[last.kind] == 1:
-                    logger.warning("%s: %s; asking again, from here on without a word", self._key, last)
-                await self._sleep(_seconds_before_retry(num_attempts, last.retry_after_seconds))
-        times = "failed" if num_attempts == 1 else f"failed {num_attempts} times in a row"
-        raise RunStopped(
-            f"{self._file}: {self._key}: a request {times}, at last with: {last}; "
-            f"{MENDS[last.kind].format(key=self._key)}, and take the run up again"
-        )
-
-    async def _ask(self, client: "AsyncOpenAI", body: dict[str, Any]) -> Completion:
-        """What one request gives. Raises _Failure if another may give more."""
-        import httpx2
-        import openai
-
-        seconds = self._endpoint.timeout_seconds
-        # The client would send who the environment says we are: OPENAI_ORG_ID, OPENAI_PROJECT_ID.
-        left_out = ["OpenAI-Organization", "OpenAI-Project", *([] if self._api_key else ["Authorization"])]
-        options = {"headers": dict.fromkeys(left_out, openai.Omit())}
-        try:
-            async with asyncio.timeout(seconds):  # httpx's own is for each piece of an answer: some servers trickle
-                response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body, options=options)
-        except TimeoutError:
-            raise _Failure("timeouts", f"no answer within {seconds:g} s") from None
-        except openai.APIStatusError as error:
-            return self._refused(error.response)
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            reason = self._line(f"{type(cause).__name__}: {cause}")
-            raise _Failure("connection_errors", f"no answer from {self._endpoint.base_url}: {reason}") from None
-        try:
-            return read_answer(response.content, self._thinking)
-        except ValueError as error:
-            raise _Failure("invalid_answers", self._line(str(error))) from None
-
-    def _refused(self, response: "Response") -> Completion:
-        """The row that was refused; raises what any other status means."""
-        status, address = response.status_code, self._endpoint.base_url
-        said = self._line(f"HTTP {status}: {_message(response.content)}")
-        if status in REFUSING_STATUSES:
-            return Completion("", num_tokens=0, truncated=False, refused=said, num_prompt_tokens=0)
-        if status in RETRIED_STATUSES or status >= 500:
-            kind = RETRIED_STATUSES.get(status, "server_errors")
-            retry_after = response.headers.get("Retry-After")
-            raise _Failure(kind, said, retry_after_seconds(retry_after, datetime.now(UTC)))
-        if status in (401, 403):
-            variable = self._endpoint.api_key_variable
-            mend = f"put a key that it takes into {variable}" if variable else "name the variable that holds a key"
-            raise self._mistake("api_key_variable", f"{address} answered {said}; {mend}")
-        if status in (404, 405):
-            mend = f"mend it, or {self._key}.model ({self._endpoint.model!r})"
-            raise self._mistake("base_url", f"{address} answered {said}; {mend}")
-        raise RunStopped(f"{self._file}: {self._key}: {address} answered {said}; see to it and take the run up again")
-
-    def _note_refusal(self, reason: str) -> None:
-        """Counts it, and raises RunStopped if that was one too many."""
-        self._counts["refused"] += 1
-        share = self._endpoint.max_refused_share
-        if self._counts["refused"] > max(MIN_REFUSED if share else 0, share * self._num_rows):
-            raise RunStopped(
-                f"{self._file}: {self._key}: the server refused {self._counts['refused']} of {self._num_rows} rows, at "
-                f"last with: {reason}; mend what is asked (prompts, max_completion_length, extra_body), or raise "
-                f"{self._key}.max_refused_share ({share:g})"
-            )
 
     def _body(self, conversation: Conversation, sampling: Sampling, row: Row) -> dict[str, Any]:
         """What is sent for one row."""
@@ -278,62 +113,9 @@ class EndpointBackend:
         messages = [dict(message) for message in conversation]
         return {"model": self._endpoint.model, "messages": messages, **options, **extra}
 
-    def _client(self) -> "AsyncOpenAI":
-        """OpenAI's client; by a proxy of the environment only to a server far away, for it knows no cluster's hosts."""
-        import httpx2
-        import openai
 
-        num_connections = self._endpoint.max_concurrent_requests
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        http_client = openai.DefaultAsyncHttpxClient(
-            timeout=httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self._endpoint.timeout_seconds)),
-            limits=httpx2.Limits(
-                max_connections=num_connections,
-                max_keepalive_connections=num_connections,
-                keepalive_expiry=IDLE_CONNECTION_SECONDS,
-            ),
-            mounts={f"all://{host}": None} if is_nearby(self._host) else None,
-        )
-        return openai.AsyncOpenAI(
-            base_url=self._endpoint.base_url,
-            api_key=self._api_key or "none",  # that of OPENAI_API_KEY is for OpenAI, not for whom the recipe names
-            max_retries=0,
-            http_client=http_client,
-        )
-
-    def _read_api_key(self) -> str | None:
-        if (variable := self._endpoint.api_key_variable) is None:
-            return None
-        api_key = read_settings([variable]).get(variable)
-        if not api_key:
-            mend = "export it, or write it into .env"
-            raise self._mistake("api_key_variable", f"no {variable} in the environment or in .env; {mend}")
-        if not (api_key.isascii() and api_key.isprintable()):
-            raise self._mistake("api_key_variable", f"{variable} has characters that no key has; copy it again")
-        return api_key
-
-    def _mistake(self, name: str, what: str) -> RecipeError:
-        return RecipeError(f"{self._file}: {self._key}{'.' if name else ''}{name}: {what}")
-
-    def _line(self, said: str) -> str:
-        """One line for people, without the API key, which a server may have put into its answer."""
-        line = " ".join(said.split())
-        clean = line.replace(self._api_key, "<key>") if self._api_key else line
-        return clean[:MAX_REASON_CHARACTERS]  # only now: half of a key is too much
-
-
-class Pace:
-    """When requests may begin, in seconds of the caller's clock: evenly, since a server's minutes are its own."""
-
-    def __init__(self, max_requests_per_minute: int | None):
-        self._seconds_between = 60 / max_requests_per_minute if max_requests_per_minute else 0.0
-        self._next = -math.inf
-
-    def start_time(self, now: float) -> float:
-        """When the next request may begin, `now` at the earliest; each call is another request."""
-        start = max(now, self._next)
-        self._next = start + self._seconds_between
-        return start
+def _refused(reason: str) -> Completion:
+    return Completion("", num_tokens=0, truncated=False, refused=reason, num_prompt_tokens=0)
 
 
 def row_seed(seed: int, row: Row) -> int:
@@ -363,13 +145,13 @@ def read_answer(content: bytes, thinking: Thinking) -> Completion:
     try:
         answer = json.loads(content)
     except ValueError:  # UnicodeDecodeError is one
-        raise ValueError(f"the answer is no JSON: {_message(content)}") from None
+        raise ValueError(f"the answer is no JSON: {said_in(content)}") from None
     try:
         choice = answer["choices"][0]
         message, finish_reason = choice["message"], choice["finish_reason"]
         text, reasoning = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError(f"the answer has no choices[0].message and finish_reason: {_message(content)}") from None
+        raise ValueError(f"the answer has no choices[0].message and finish_reason: {said_in(content)}") from None
     num_tokens, num_prompt_tokens = (_usage(answer, name) for name in ("completion_tokens", "prompt_tokens"))
     refusal = message.get("refusal")
     if finish_reason == MODERATED or (refusal and not text):
@@ -403,71 +185,3 @@ def _with_thinking(text: str, reasoning: str, thinking: Thinking) -> str:
         return text
     thought = ("" if thinking.prefilled else f"{thinking.open}\n") + reasoning.strip("\n")
     return f"{thought}\n{thinking.close}\n\n" + text.lstrip("\n") if text else thought
-
-
-def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait by the header Retry-After, in either of its forms (RFC 9110, 10.2.3); None if it says nothing."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else None
-
-
-def _seconds_before_retry(num_attempts: int, retry_after: float | None) -> float:
-    """What the server asked for at least, and never sooner than one that asked for nothing.
-
-    Those who are told the same number come back one after the other.
-    """
-    return max(backoff_seconds(num_attempts), (retry_after or 0.0) * random.uniform(1.0, 1.1))
-
-
-def is_nearby(host: str) -> bool:
-    """True for this machine and its neighbours: localhost, names without a dot, private addresses."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "." not in host
-    return address.is_private or address.is_loopback or address.is_link_local
-
-
-def _host(url: str) -> str | None:
-    """The host of an http address, None if it is none."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        return parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
-    except ValueError:  # a port that is no number, half a bracket
-        return None
-
-
-def _message(content: bytes) -> str:
-    """What a body says for people, if it is an error in one of the usual forms; else its first line."""
-    try:
-        said = json.loads(content)
-    except ValueError:
-        return next(iter(content.decode("utf-8", "replace").strip().splitlines()), "nothing")
-    for name in ("error", "message", "detail"):
-        said = said.get(name) or said if isinstance(said, dict) else said
-    return said if isinstance(said, str) else json.dumps(said)
-
-
-def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task) -> None:
-    """Runs the loop until the task has ended, in whatever way, and with it all threads that resolved names."""
-    loop.run_until_complete(asyncio.wait([task]))
-    if not task.cancelled():
-        task.exception()  # asyncio warns of one that nobody looked at, as when the caller has gone
-    loop.run_until_complete(loop.shutdown_default_executor())
-
-
-class _Failure(Exception):
-    """A request that gave no completion, and may the next time. `kind` is what it is counted as."""
-
-    def __init__(self, kind: str, reason: str, retry_after_seconds: float | None = None):
-        super().__init__(reason)
-        self.kind, self.retry_after_seconds = kind, retry_after_seconds

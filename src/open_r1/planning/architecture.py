@@ -157,6 +157,10 @@ class Architecture:
             kept, of_norms = 20 * h + 8 * q + 12 * k + 16 * i, 8
         return kept + (of_norms * (q + k) if self.query_norms else 0)
 
+    def rating_bytes_per_token(self, value_bytes: int) -> int:
+        """What is alive at most per token in a forward pass without gradients: of one layer's feed-forward part."""
+        return (4 * self.hidden + 3 * self.intermediate_used) * value_bytes
+
     @property
     def intermediate_used(self) -> int:
         """Width of the widest layer's feed-forward part, as one token meets it."""

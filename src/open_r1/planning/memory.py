@@ -228,8 +228,7 @@ def _rewarding(recipe: Recipe, raters: Raters, assumptions: Assumptions) -> floa
         given = recipe.rewards[index].parameters
         row = row_tokens(recipe, assumptions, model.max_positions)
         tokens = given.get("batch_size", 16) * min(row, given.get("max_length") or row)
-        width = 4 * model.hidden + 3 * model.intermediate_used
-        needed.append(tokens * width * _bytes_of_reward_model(recipe, index) / GIB)
+        needed.append(tokens * model.rating_bytes_per_token(_bytes_of_reward_model(recipe, index)) / GIB)
     return max(needed)
 
 

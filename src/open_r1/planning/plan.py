@@ -91,7 +91,7 @@ def nodes_of(recipe: Recipe) -> Nodes:
     processes = hardware.num_processes
     if recipe.step == "evaluate":
         gpus, processes = min(1, gpus), 1
-    servers = [server for server in (hardware.vllm, hardware.judge) if server is not None]
+    servers = hardware.servers.values()
     gpus += sum(server.num_gpus for server in servers if server.nodes == 0)
     for server in servers:
         if server.nodes:

@@ -409,6 +409,9 @@ def _rated(recipe: Recipe, assumptions: Assumptions, work: Work, stages: Mapping
         notes.append("the judge is taken to read whole completions; with `sees: answer` in its rubric it reads less")
         if recipe.judge.endpoint is not None:
             notes.append("judge.endpoint judges: how long it takes is not planned")
+    for index, reward in enumerate(recipe.rewards):
+        if reward.name == "reward_model" and reward.parameters.get("endpoint"):
+            notes.append(f"rewards.{index}.endpoint rewards: what it needs and how long it takes is not planned")
     read: dict[int, float] = {}
     for index, _ in models_of_rewards(recipe):
         reward = recipe.rewards[index]

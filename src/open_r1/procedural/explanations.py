@@ -22,7 +22,7 @@ COLUMNS = ("prompt", "completion", "scores", "solution")
 ORIGIN = "tiny_explanations"  # as a mistake in a recipe's parameters names it
 PRINCIPLE, LOWEST, HIGHEST = "order", 1, 10
 SLIPS = (-10, -2, -1, 1, 2, 10)
-NAMED = re.compile(r"=(\d+)(?!\d)")
+NAMED = re.compile(r"=(\d+)")
 QUESTION = re.compile(r"(\d+(?:\+\d+)+)=\?")
 
 
@@ -37,30 +37,37 @@ def draw(seed: int, max_draws: int, **parameters: object) -> Iterator[Problem]:
 
 
 def explanation(problem: Problem, style: str) -> str:
-    """The worked lines of a solution, good or spoiled, newline-separated; the same problem gives the same ones."""
+    """The worked lines of a solution, good or spoiled, newline-separated; the same problem gives the same ones.
+
+    Of a single line nothing can be swapped: it stays as it is.
+    """
     rng = random.Random(f"{problem.question}/{style}")
     if style == "slip":
         return _with_slip(problem, rng)
     lines = sums.thinking(problem, style if style in sums.STYLES else "steps").split("\n")
     if style == "gap":
         del lines[rng.randrange(len(lines))]
-    elif style == "swap":
+    elif style == "swap" and len(lines) > 1:
         first = rng.randrange(len(lines) - 1)
         lines[first], lines[first + 1] = lines[first + 1], lines[first]
     elif style == "stop":
-        lines = lines[: rng.randrange(1, len(lines))]
+        lines = lines[: rng.randrange(1, len(lines))] if len(lines) > 1 else []
     return "\n".join(lines)
 
 
-def share_explained(question: str, text: str) -> float:
-    """How much of a sum's explanation is there, from 0 to 1: of its intermediate sums, and of what is named besides.
+def share_explained(question: str, text: str) -> float | None:
+    """How much of a sum's explanation is there, from 0 to 1, and how much else; None if the question asks for no sum.
 
-    Intermediate sums count that are named in order, each after an equals sign in the thinking; their number is divided
-    by theirs or, if that is larger, by the number of all that are named.
+    Intermediate sums count that are named in order, each after an equals sign in the thinking, and behind one that is
+    left out none does; their number is divided by theirs or, if that is larger, by the number of all that are named. A
+    thinking that never ends counts as far as it goes, and a text without one names nothing.
     """
-    terms = [int(term) for term in QUESTION.search(question)[1].split("+")]
-    wanted = [sum(terms[:end]) for end in range(2, len(terms) + 1)]
-    named = [int(number) for number in NAMED.findall(text.partition("<think>")[2].partition("</think>")[0])]
+    if (asked := QUESTION.search(question)) is None:
+        return None
+    terms = [int(term) for term in asked[1].split("+")]
+    wanted = [str(sum(terms[:end])) for end in range(2, len(terms) + 1)]
+    # As texts: Python makes no number of more than 4300 digits, which a policy may well write.
+    named = NAMED.findall(text.partition("<think>")[2].partition("</think>")[0])
     found = 0
     for number in named:
         if found < len(wanted) and number == wanted[found]:
@@ -68,16 +75,18 @@ def share_explained(question: str, text: str) -> float:
     return found / max(len(wanted), len(named))
 
 
-def explained(completions: Sequence[Completion], prompts: Sequence, **columns) -> list[float]:
+def explained(completions: Sequence[Completion], prompts: Sequence, **columns) -> list[float | None]:
     """1.0 for each completion that names every intermediate sum of its prompt in order and none besides, else 0.0.
 
-    What the experimenter measures: in a recipe its weight is 0, so that no policy learns from it.
+    None if the prompt asks for no sum. What the experimenter measures: in a recipe its weight is 0, so that no policy
+    learns from it.
     """
     questions = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
-    return [
-        float(share_explained(question, completion_text(completion)) == 1.0)
+    shares = [
+        share_explained(question, completion_text(completion))
         for question, completion in zip(questions, completions, strict=True)
     ]
+    return [None if share is None else float(share == 1.0) for share in shares]
 
 
 def row(problem: Problem, style: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ further down, in `check.py`.
     reading         file and overrides -> Recipe, and back
 """
 
-from open_r1.recipe.reading import dump_recipe, load_recipe, parse_recipe, value_problem
+from open_r1.recipe.reading import dump_recipe, load_recipe, parse_recipe, section_in, value_problem
 from open_r1.recipe.sections import (
     STAGE_REFERENCE,
     DataSource,
@@ -68,5 +68,6 @@ __all__ = [
     "is_path",
     "load_recipe",
     "parse_recipe",
+    "section_in",
     "value_problem",
 ]

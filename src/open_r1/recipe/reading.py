@@ -191,13 +191,32 @@ def _line(file: Path, error: Mapping[str, Any]) -> str:
 
 
 def value_problem(key: str, value: Any, expected: Any) -> str | None:
-    """The line `key: what is wrong; mend` for a value that is not of the type `expected`; None if it is."""
+    """The line `key: what is wrong; mend` for a value that is not of the type `expected`; None if it is.
+
+    Of a mapping that stands for a section it names the section's key.
+    """
+    section = section_in(expected)
+    is_section = section is not None and isinstance(value, dict)
     try:
-        TypeAdapter(expected).validate_python(value, strict=True)
+        TypeAdapter(section if is_section else expected).validate_python(value, strict=True)
     except ValidationError as error:
         (first, *_) = error.errors()
-        return _line(Path(), {**first, "loc": (key,), "input": value}).partition(": ")[2]
+        if not is_section:
+            return _line(Path(), {**first, "loc": (key,), "input": value}).partition(": ")[2]
+        inside = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            return f"{key}.{'.'.join(inside)}: unknown key of {key}{closest(inside[-1], section.model_fields)}"
+        return _line(Path(), {**first, "loc": (key, *inside)}).partition(": ")[2]
     return None
+
+
+def section_in(expected: Any) -> type[Section] | None:
+    """The section that a type is, or is with None; None if there is none in it."""
+    return next((t for t in _types_in(expected) if issubclass(t, Section)), None)
+
+
+def _types_in(annotation: Any) -> list[type]:
+    return [t for t in (annotation, *getattr(annotation, "__args__", ())) if isinstance(t, type)]
 
 
 def _section_at(location: Sequence[str]) -> type[Section] | None:
@@ -208,8 +227,7 @@ def _section_at(location: Sequence[str]) -> type[Section] | None:
         field = section.model_fields.get(part)
         if field is None:
             return None
-        candidates = [t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type)]
-        section = next((t for t in candidates if issubclass(t, BaseModel)), None)
+        section = next((t for t in _types_in(field.annotation) if issubclass(t, BaseModel)), None)
         if section is None:
             return None
     return section

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,19 @@ Step = Literal[
     "evaluate",
     "pipeline",
 ]
+# What ends a run or paces it, and changes nothing of what it does: where that is mended, the same run goes on.
+NO_PART_OF_RUN = (
+    "stages.*.gate",
+    "judge.cache",
+    "judge.usd_per_million_*",
+    "judge.max_tokens",
+    "judge.max_usd",
+    "*endpoint.max_concurrent_requests",
+    "*endpoint.max_requests_per_minute",
+    "*endpoint.timeout_seconds",
+    "*endpoint.max_attempts",
+    "*endpoint.max_refused_share",
+)
 STAGE_REFERENCE = "stage:"  # `model.name: stage:cold_start` is the model, `data.0.path: stage:x` the rows that it made
 
 
@@ -211,10 +225,10 @@ class Grpo(Section):
 
 
 class Endpoint(Section):
-    """A server that speaks OpenAI's chat completions, and samples in place of this process."""
+    """A server that works in place of this process: OpenAI's chat completions, or a reward model's /classify (vLLM)."""
 
     base_url: str
-    """E.g. http://localhost:8000/v1."""
+    """E.g. http://localhost:8000/v1; of a reward model http://localhost:8000."""
     model: str
     """The model's name at the server."""
     api_key_variable: str | None = None
@@ -354,7 +368,7 @@ class Evaluate(Section):
 
 
 class VllmServer(Section):
-    """vLLM in a server of its own, beside the processes that train (`trainer.vllm_mode: server`)."""
+    """vLLM in a server of its own, beside the processes that train, or that only ask it."""
 
     nodes: int = Field(default=0, ge=0)
     """Nodes that only serve, beside `hardware.nodes`; 0: it serves on GPUs of the one node that also trains."""
@@ -392,6 +406,7 @@ class Hardware(Section):
     """CPU threads of torch; default: the cores of the node shared out. The same number gives the same bits."""
     accelerate: str = "cpu"
     vllm: VllmServer | None = None
+    """vLLM that samples from the policy; to train with it, `trainer.vllm_mode: server`."""
     judge: VllmServer | None = None
     """vLLM that serves the judge, `judge.name`, beside all others."""
     usd_per_hour: float | None = Field(default=None, ge=0)
@@ -400,6 +415,12 @@ class Hardware(Section):
     @property
     def num_processes(self) -> int:
         return self.nodes * (self.processes_per_node or self.gpus_per_node or 1)
+
+    @property
+    def servers(self) -> dict[str, VllmServer]:
+        """Key -> section of the servers that are started for the run, in the order of their nodes."""
+        both = {"vllm": self.vllm, "judge": self.judge}
+        return {key: section for key, section in both.items() if section is not None}
 
 
 class Guards(Section):
@@ -525,10 +546,9 @@ class Recipe(Section):
         """Hash of what the recipe says, wherever the file lies.
 
         Values that are the default do not count, so that a new key does not make every old run another one. Nor do
-        gates: what a run is asked to have reached changes nothing of what it has done.
+        gates, caps, prices and what else is in NO_PART_OF_RUN: a run that has met its cap goes on under a higher one.
         """
-        values = self.model_dump(mode="json", exclude_defaults=True, exclude={"stages": {"__all__": {"gate"}}})
-        canonical = json.dumps(values, sort_keys=True)
+        canonical = json.dumps(_of_run(self.model_dump(mode="json", exclude_defaults=True)), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def path(self, value: str) -> Path:
@@ -543,3 +563,23 @@ class Recipe(Section):
 def is_path(name: str) -> bool:
     """True if a model name is meant as a path: it begins with ./, ../ or /."""
     return name.startswith(("./", "../", "/"))
+
+
+def is_part_of_run(key: str) -> bool:
+    """False for the dotted key of a value that changes nothing of what a run does (NO_PART_OF_RUN)."""
+    return not any(fnmatchcase(key, pattern) for pattern in NO_PART_OF_RUN)
+
+
+def _of_run(values: Any, key: str = "") -> Any:
+    """The values without those that are no part of the run, nor of the runs of its stages."""
+    if isinstance(values, list):
+        return [_of_run(value, f"{key}.{index}") for index, value in enumerate(values)]
+    if not isinstance(values, Mapping):
+        return values
+    inside = "" if fnmatchcase(key, "stages.*.set") else f"{key}." if key else ""
+    parts = {name: (value, _of_run(value, f"{inside}{name}")) for name, value in values.items()}
+    return {
+        name: left
+        for name, (value, left) in parts.items()
+        if is_part_of_run(f"{inside}{name}") and (left or not value)  # what all was taken from is as if not written
+    }

@@ -1,6 +1,6 @@
-"""A judge for rehearsals: OpenAI's chat completions on this machine, whose verdicts can be read and say nothing.
+"""A judge and a reward model for rehearsals: a server on this machine whose answers can be read and say nothing.
 
-A model with random weights, which stands in for all others, would write none that can be read.
+A model with random weights, which stands in for all others, would write no verdict that can be read.
 """
 
 import functools
@@ -14,13 +14,21 @@ from typing import Any
 MODEL = "stand-in"
 
 
-@functools.cache
 def url_of_judge() -> str:
-    """The base URL of the judge, which serves from a thread of this process from the first call to its end."""
+    """The base URL of a judge: OpenAI's chat completions, each a verdict as the request's JSON schema has it."""
+    return f"{url_of_reward_model()}/v1"
+
+
+@functools.cache
+def url_of_reward_model() -> str:
+    """The base URL of a reward model: vLLM's /classify.
+
+    It serves, and so does the judge, from a thread of this process from the first call to its end.
+    """
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}/v1"
+    return f"http://127.0.0.1:{server.server_port}"
 
 
 def verdict(schema: Mapping[str, Any], asked: str) -> dict[str, Any]:
@@ -33,7 +41,29 @@ def verdict(schema: Mapping[str, Any], asked: str) -> dict[str, Any]:
 
 def _drawn(number: Mapping[str, Any], asked: str) -> int:
     lowest, highest = number["minimum"], number["maximum"]
-    return lowest + int.from_bytes(hashlib.sha256(asked.encode()).digest()) % (highest - lowest + 1)
+    return lowest + _number_of(asked) % (highest - lowest + 1)
+
+
+def _number_of(asked: str) -> int:
+    return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:8])
+
+
+def _chat_completion(asked: Mapping[str, Any]) -> dict[str, Any]:
+    schema = asked["response_format"]["json_schema"]["schema"]
+    text = json.dumps(verdict(schema, f"{asked['messages'][-1]['content']}/{asked['seed']}"))
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "chatcmpl-0",
+        "object": "chat.completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+
+
+def _classification(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {"data": [{"probs": [_number_of(json.dumps(asked["messages"])) / 2**64]}]}
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -44,18 +74,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        schema = asked["response_format"]["json_schema"]["schema"]
-        text = json.dumps(verdict(schema, f"{asked['messages'][-1]['content']}/{asked['seed']}"))
-        answer = {
-            "id": "chatcmpl-0",
-            "object": "chat.completion",
-            "created": 0,
-            "model": MODEL,
-            "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"},
-            ],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        }
+        answer = _classification(asked) if self.path.endswith("/classify") else _chat_completion(asked)
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

@@ -17,7 +17,7 @@ from open_r1.places import RUNS
 from open_r1.recipe import STAGE_REFERENCE, Recipe, dump_recipe, parse_recipe
 from open_r1.recipe.loop import references_in
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
-from open_r1.rehearsal.judge import MODEL, url_of_judge
+from open_r1.rehearsal.judge import MODEL, url_of_judge, url_of_reward_model
 from open_r1.rehearsal.rows import FixtureRows, KeptRows
 from open_r1.rehearsal.stand_ins import StandIn, stand_in_of
 from open_r1.rewards import models_of_rewards, settable_parameters
@@ -62,6 +62,7 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "rewards.*.sandbox": ("the sandbox {before}", "the local one needs no account"),
     "rewards.*.cache_tokens": (None, "has to fit in max_completion_length"),
     "rewards.*.model": (WEIGHTS, "as the model"),
+    "rewards.*.endpoint": ("the reward model", "a server on this machine gives rewards that say nothing"),
     "rewards.*.revision": (None, "the stand-in lies on this disk"),
     "rewards.*.dtype": ("half precision weights", "a CPU computes in float32"),
     "rewards.*.first_step": (None, "it counts in the second step"),
@@ -231,7 +232,7 @@ def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iter
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
     """Dotted key -> value; what a recipe can have or not have as a whole stays whole."""
-    whole = key.endswith((".vllm", ".set")) or key in ("hardware.judge", "judge.endpoint")
+    whole = key.endswith((".vllm", ".set", ".endpoint")) or key == "hardware.judge"
     if isinstance(value, Mapping) and value and not whole and value != LIVELY_REWARD:
         items = value.items()
     elif isinstance(value, list) and key in ("data", "eval_data", "rewards", "stages"):
@@ -400,6 +401,8 @@ def _with_rewards_here(recipe: Recipe, values: dict[str, Any]) -> None:
             reward["sandbox"] = "local"
         if reward["name"] == "soft_overlong_punishment" and reward.get("cache_tokens") and most:
             reward["cache_tokens"] = min(reward["cache_tokens"], most)
+        if reward["name"] == "reward_model" and reward.get("endpoint"):
+            reward["endpoint"] = {"base_url": url_of_reward_model(), "model": MODEL}
         reward["first_step"] = min(reward["first_step"], STEPS)
         if reward["last_step"] is not None:
             reward["last_step"] = reward["first_step"]

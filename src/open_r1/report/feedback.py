@@ -50,7 +50,7 @@ def preference_facts(stage: Run, notes: list[str]) -> list[Fact]:
         ),
         Fact(
             "longer is chosen",
-            _percent(counts.get("longer_is_chosen")),
+            percent_text(counts.get("longer_is_chosen")),
             f"of the pairs; {_number(counts.get('chosen_tokens'))} tokens in the mean against "
             f"{_number(counts.get('rejected_tokens'))} of the rejected answer",
         ),
@@ -74,15 +74,19 @@ def reward_model_facts(report: Mapping[str, Any]) -> list[Fact]:
     if not report:
         return []
     return [
-        Fact("accuracy", accuracy_text(report), "the better answer of a pair has the higher reward"),
+        Fact(
+            "accuracy",
+            f"{percent_text(report.get('accuracy'))} ± {percent_text(report.get('accuracy_stderr'))}",
+            f"of {report.get('num_pairs') or 0:,} pairs; right is the higher reward for the better answer",
+        ),
         Fact(
             "where the better answer is longer",
-            _percent(report.get("accuracy_if_longer")),
-            f"accuracy in {_percent(report.get('longer_is_chosen'))} of the pairs whose lengths differ",
+            percent_text(report.get("accuracy_if_longer")),
+            f"accuracy in {percent_text(report.get('longer_is_chosen'))} of the pairs whose lengths differ",
         ),
         Fact(
             "where it is shorter",
-            _percent(report.get("accuracy_if_shorter")),
+            percent_text(report.get("accuracy_if_shorter")),
             "accuracy in the other pairs; far below the row above it has learned to count tokens",
         ),
         Fact(
@@ -104,22 +108,15 @@ def reward_model_facts(report: Mapping[str, Any]) -> list[Fact]:
     ]
 
 
-def accuracy_text(report: Mapping[str, Any]) -> str:
-    """`98.6 ± 1.0 % of 147 pairs`; a dash if it is not known."""
-    accuracy, error = finite(report.get("accuracy")), finite(report.get("accuracy_stderr"))
-    if accuracy is None or error is None:
-        return NONE
-    return f"{100 * accuracy:.1f} ± {100 * error:.1f} % of {report.get('num_pairs') or 0:,} pairs"
+def percent_text(share: float | None) -> str:
+    """`98.6 %`; a dash for None."""
+    return NONE if finite(share) is None else f"{100 * share:.1f} %"
 
 
 def _count_and_share(count: int | None, whole: int) -> str:
     if count is None:
         return NONE
     return f"{count:,} ({100 * count / whole:.1f} %)" if whole else f"{count:,}"
-
-
-def _percent(share: float | None) -> str:
-    return NONE if finite(share) is None else f"{100 * share:.1f} %"
 
 
 def _number(value: float | None, unit: str = "") -> str:

@@ -12,11 +12,12 @@ import yaml
 
 from open_r1.report.commands import run_command, stage_command
 from open_r1.report.comparison import compare
+from open_r1.report.feedback import Fact, percent_text, preference_facts, reward_model_facts
 from open_r1.report.gates import GateState, gates_of
 from open_r1.report.graph import graph_of
 from open_r1.report.layout import Card, Drawing, draw_graph
 from open_r1.report.phases import StepTimes, step_times
-from open_r1.report.pictures import Curves, draw_bars, draw_curves, draw_phases
+from open_r1.report.pictures import Curves, draw_bars, draw_curves, draw_phases, draw_reliability, draw_truth
 from open_r1.report.reading import Run, failures, read_all
 from open_r1.report.samples import Sample, samples_of
 from open_r1.report.scores import Block, Score, score_blocks
@@ -35,6 +36,7 @@ from open_r1.report.table import (
     score_row,
     stage_row,
 )
+from open_r1.report.truth import RewardAndTruth, reward_and_truth
 
 WIDTHS = {"phone": (346, 2), "desktop": (1012, 3)}  # pixels, and boxes side by side, of the graph's two drawings
 STATUS_MARKS = {"done": "✓ done", "failed": "✗ failed", "running": "▸ running", "interrupted": "‖ interrupted"}
@@ -43,11 +45,14 @@ MAX_HEADLINES = 2  # benchmarks that a box of the graph has room for
 
 @dataclass(frozen=True)
 class Funnel:
-    """What became of the completions that a stage sampled."""
+    """What became of the completions that a stage sampled, or of the prompts that it made pairs for."""
 
+    title: str
+    unit: str
     num_prompts: int | None
+    """None where the prompts are what is counted."""
     rows: list[tuple[str, int, str, float]]
-    """(what, completions, share of the sampled as text, the same in percent): sampled, kept, and each reason."""
+    """(what, how many, share of the first row as text, the same in percent): all, kept, and each reason."""
     facts: list[str]
 
 
@@ -61,7 +66,10 @@ class StageSection:
     scores: list[tuple[Block, Score]]
     """Of the stage's model."""
     funnel: Funnel | None
+    preferences: list[Fact]
     curves: Curves | None
+    on_eval_data: RewardAndTruth | None
+    reward_model: list[Fact]
     times: StepTimes | None
     samples: list[Sample]
     command: str | None
@@ -85,6 +93,8 @@ def write_report(run_dir: str | Path) -> Path:
         phase_columns=PHASE_COLUMNS,
         pass_text=pass_text,
         draw_phases=draw_phases,
+        draw_truth=draw_truth,
+        draw_reliability=draw_reliability,
         phase_rows=phase_rows,
         phases_caption=phases_caption,
         stage_columns=StageRow._fields,
@@ -109,8 +119,11 @@ def _section(run: Run, stage: Run, stages: list[Run], blocks: list[Block], notes
         facts=[fact for fact in (step, status_text(stage), duration, cost and cost_text(cost)) if fact],
         gates=[] if stage is run else gates_of(run, stage, notes),
         scores=scores,
-        funnel=_funnel(stage.sampling),
+        funnel=_funnel(stage),
+        preferences=preference_facts(stage, notes),
         curves=draw_curves(stage, notes),
+        on_eval_data=reward_and_truth(stage, notes),
+        reward_model=reward_model_facts(stage.held_out_pairs),
         times=step_times(stage),
         samples=samples_of(stage, stages, notes),
         command=run_command(stage) if stage is run else stage_command(run, stage),
@@ -140,7 +153,8 @@ def _drawings(
 
 
 def _headlines(section: StageSection) -> list[str]:
-    """What came out of a stage, for its box: its model's pass@1, what was kept, how many models were scored."""
+    """What came out of a stage, for its box: its model's pass@1, what was kept, what a reward model is worth, where a
+    guard stopped it, how many models were scored."""
     lines = [
         f"{block.benchmark if len(section.scores) > 1 else 'pass@1'} "
         f"{'refused' if score.refused else pass_text(score.pass_at_1, None)}"
@@ -151,6 +165,10 @@ def _headlines(section: StageSection) -> list[str]:
     if section.funnel:
         kept = next(count for what, count, _, _ in section.funnel.rows if what == "kept")
         lines.append(f"kept {kept:,} of {section.funnel.rows[0][1]:,}")
+    if section.reward_model:
+        lines.append(f"accuracy {percent_text(section.stage.held_out_pairs.get('accuracy'))}")
+    if section.stage.stopped_at is not None:
+        lines.append(f"stopped at step {section.stage.stopped_at}")
     if section.stage.scores and not lines:
         lines.append(f"{len(section.stage.scores)} models scored")
     return lines
@@ -164,11 +182,14 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.jinja")
 
 
-def _funnel(counts: Mapping[str, Any]) -> Funnel | None:
+def _funnel(stage: Run) -> Funnel | None:
     """None if nothing was sampled. The largest reason of a drop comes first."""
+    counts = stage.sampling
     if not counts:
         return None
-    num_sampled = counts.get("sampled") or 0
+    makes_pairs = stage.step == "preferences"
+    all_of_them = "prompts" if makes_pairs else "sampled"
+    num_sampled = counts.get(all_of_them) or 0
     numbers = [("kept", counts.get("kept") or 0)]
     numbers += sorted((counts.get("dropped") or {}).items(), key=lambda item: -item[1])
     percents = [(what, count, 100 * count / num_sampled if num_sampled else 0.0) for what, count in numbers]
@@ -177,7 +198,16 @@ def _funnel(counts: Mapping[str, Any]) -> Funnel | None:
     if speed := counts.get("tokens_per_second"):
         facts.append(f"{speed:,.0f} tokens a second")
     facts += [f"{what}: {count:,}" for what, count in (counts.get("counts") or {}).items()]
-    return Funnel(counts.get("prompts"), [("sampled", num_sampled, "", 100.0 if num_sampled else 0.0), *rows], facts)
+    facts += [
+        f"{count:,} completions dropped ({what})" for what, count in (counts.get("completions_dropped") or {}).items()
+    ]
+    return Funnel(
+        title="Which prompts have a pair" if makes_pairs else "What was kept of its completions",
+        unit="prompts" if makes_pairs else "completions",
+        num_prompts=None if makes_pairs else counts.get("prompts"),
+        rows=[(all_of_them, num_sampled, "", 100.0 if num_sampled else 0.0), *rows],
+        facts=facts,
+    )
 
 
 def _facts(run: Run, stages: list[Run]) -> list[tuple[str, str]]:

@@ -2,18 +2,23 @@
 
 import base64
 import io
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from open_r1.report.phases import StepTimes
 from open_r1.report.reading import Run
 from open_r1.report.scores import Block, Score
+from open_r1.report.truth import RewardAndTruth, truth_of
 
 SMOOTHING_SHARE = 1 / 15  # of the logged steps, averaged around each one
 MIN_POINTS_TO_SMOOTH = 50  # with fewer, a running mean bends the curve's ends more than noise does
@@ -31,6 +36,11 @@ COLOUR_OF_PHASE = {
     "weight_sync": "#D55E00",
     "other": "#B8BEC7",
 }
+CURVES_OF_PANEL = ((BLUE, "-"), ("#D55E00", "--"))
+# Of the truth and of rewards: solid and dashed, so that they are told apart without their colours as well.
+TRUTH_COLOURS, REWARD_COLOURS = (BLUE, "#009E73", "#56B4E9"), ("#D55E00", "#E69F00", "#CC79A7")
+MARKERS = ("o", "s", "^", "v", "D")
+SMALLEST_DOT, LARGEST_DOT = 24, 400  # of the reliability diagram, in square points
 MAX_BARS = 100  # of more steps, several share a bar
 LABEL_POINTS, TITLE_POINTS = 8.5, 10
 
@@ -48,6 +58,19 @@ class Panel:
     """The key of a second curve, dashed; both are then called by the last part of their key."""
 
 
+ACCURACY_PANEL = Panel(
+    "rewards/accuracy*/mean",
+    "pass@1 on training prompts",
+    "right answers (%)",
+    "the share of sampled answers that are right. If the reward rises and this does not, another reward is gamed.",
+    is_share=True,
+)
+TRUTH_PANEL = replace(  # in its place, for a run whose recipe says what is really wanted; the key is that reward's
+    ACCURACY_PANEL,
+    title="Truth on training prompts",
+    unit="mean (%)",
+    meaning="the mean of what guards.truth names. If the reward rises and this falls, the reward is gamed.",
+)
 GRPO_PANELS = (
     Panel(
         "reward",
@@ -55,13 +78,7 @@ GRPO_PANELS = (
         "mean reward",
         "what training pushes up: the weighted sum of all rewards. It should rise and level off.",
     ),
-    Panel(
-        "rewards/accuracy*/mean",
-        "pass@1 on training prompts",
-        "right answers (%)",
-        "the share of sampled answers that are right. If the reward rises and this does not, another reward is gamed.",
-        is_share=True,
-    ),
+    ACCURACY_PANEL,
     Panel(
         "completions/mean_length",
         "Answer length",
@@ -105,12 +122,17 @@ SFT_PANELS = (
 
 
 DPO_PANELS = (
-    Panel("loss", "Loss", "nats", "-log of how sure the policy is of a pair's better answer; 0.693 is not sure at all."),
+    Panel(
+        "loss",
+        "Loss",
+        "loss",
+        "how far the policy is from telling a pair's better answer; of the sigmoid loss 0.693 is not knowing at all.",
+    ),
     Panel(
         "rewards/accuracies",
         "Pairs in the right order",
         "pairs (%)",
-        "pairs whose better answer has the higher implicit reward. From 50 % up, in training; held-out pairs tell more.",
+        "pairs whose better answer has the higher implicit reward. It begins at half of them, and should rise.",
         is_share=True,
     ),
     Panel(
@@ -123,15 +145,15 @@ DPO_PANELS = (
         "rewards/chosen",
         "Implicit rewards",
         "implicit reward",
-        "beta times how much likelier than at the beginning an answer has become. If both fall, the policy moves away "
-        "from good answers as well, only more slowly.",
+        "beta times the logarithm of how much likelier an answer is than at the beginning. If both fall, the policy "
+        "moves away from good answers as well, only more slowly.",
         beside="rewards/rejected",
     ),
     Panel(
         "logps/chosen",
         "Log-probability of the answers",
         "nats an answer",
-        "how likely the policy is to write the pair's answers. Tokens that neither answer has take what both lose.",
+        "of the two answers of a pair. If both fall, answers that no pair has become likelier.",
         beside="logps/rejected",
     ),
 )
@@ -157,7 +179,6 @@ REWARD_MODEL_PANELS = (
     ),
 )
 PANELS_OF = {"grpo": GRPO_PANELS, "dpo": DPO_PANELS, "reward_model": REWARD_MODEL_PANELS}  # others: SFT_PANELS
-CHOSEN_PANEL = 1  # of GRPO_PANELS: where the truth of a run that has one takes the place of accuracy
 
 
 @dataclass(frozen=True)
@@ -174,18 +195,45 @@ def draw_curves(stage: Run, notes: list[str]) -> Curves | None:
     """None if the run logged nothing that is drawn."""
     if stage.metrics.empty:
         return None
-    drawn: list[tuple[Panel, pd.Series]] = []
-    for panel in GRPO_PANELS if stage.step == "grpo" else SFT_PANELS:
-        key = next((key for key in stage.metrics.columns if fnmatchcase(str(key), panel.key)), None)
-        values = pd.Series(dtype=float) if key is None else pd.to_numeric(stage.metrics[key], errors="coerce").dropna()
-        if values.empty:
-            notes.append(f"{stage.name}: no `{panel.key}` in metrics.jsonl, so no curve of it")
-        else:
-            drawn.append((panel, values * 100 if panel.is_share else values))
+    drawn: list[tuple[Panel, dict[str, pd.Series]]] = []
+    for panel in _panels(stage):
+        curves = {}
+        for pattern in filter(None, (panel.key, panel.beside)):
+            values = _logged(stage, pattern)
+            if values.empty:
+                notes.append(f"{stage.name}: no `{pattern}` in metrics.jsonl, so no curve of it")
+            else:
+                curves[pattern.rpartition("/")[2]] = values * 100 if panel.is_share else values
+        if curves:
+            drawn.append((panel, curves))
     if not drawn:
         return None
     meanings = [(panel.title, panel.meaning) for panel, _ in drawn]
     return Curves(stage.name, stage.step, _png(_small_multiples(drawn)), meanings)
+
+
+def _panels(stage: Run) -> list[Panel]:
+    truth = truth_of(stage) if stage.step == "grpo" else None
+    panels = PANELS_OF.get(stage.step, SFT_PANELS)
+    if truth is None:
+        return list(panels)
+    return [replace(TRUTH_PANEL, key=f"rewards/{truth}/mean") if panel is ACCURACY_PANEL else panel for panel in panels]
+
+
+def _logged(stage: Run, pattern: str) -> pd.Series:
+    """The values of the first key of this pattern, by step; empty if none was logged."""
+    key = next((key for key in stage.metrics.columns if fnmatchcase(str(key), pattern)), None)
+    return pd.Series(dtype=float) if key is None else pd.to_numeric(stage.metrics[key], errors="coerce").dropna()
+
+
+def draw_truth(found: RewardAndTruth) -> str:
+    """What is wanted, solid, and what is rewarded, dashed, over the steps of RL; what is no share on the right axis."""
+    return _png(_two_axes(found))
+
+
+def draw_reliability(report: Mapping[str, Any]) -> str | None:
+    """How often a reward model is right by how sure it is; None without a report, or without bins in it."""
+    return _png(_reliability(report["calibration"])) if report.get("calibration") else None
 
 
 def draw_bars(block: Block) -> str | None:
@@ -229,22 +277,102 @@ def _stacked_bars(times: StepTimes) -> Figure:
     return figure
 
 
-def _small_multiples(drawn: list[tuple[Panel, pd.Series]]) -> Figure:
+def _two_axes(found: RewardAndTruth) -> Figure:
+    """What is a share has the left axis, so that it can be read beside the truth; a reward model's scale is its own."""
+    figure = Figure(figsize=(8.2, 3.8), layout="constrained")
+    left = figure.subplots()
+    shares = {name: values for name, values in found.rewards.items() if values.between(0, 1).all()}
+    others = {name: values for name, values in found.rewards.items() if name not in shares}
+    lines = _evaluations(left, found.truths, TRUTH_COLOURS, "-")
+    lines += _evaluations(left, shares, REWARD_COLOURS[::-1], "--")
+    left.set_ylabel(f"{', '.join([*found.truths, *shares])} (mean on eval_data)", fontsize=LABEL_POINTS, color=INK)
+    left.set_xlabel("training step", fontsize=LABEL_POINTS, color=INK)
+    left.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    if all(values.between(0, 1).all() for values in found.truths.values()):
+        left.set_ylim(-0.03, 1.03)
+    if others:
+        right = left.twinx()
+        lines += _evaluations(right, others, REWARD_COLOURS, "--")
+        right.set_ylabel(f"{', '.join(others)} (mean on eval_data)", fontsize=LABEL_POINTS, color=INK)
+        right.grid(visible=False)
+        right.spines["right"].set_visible(True)
+        right.spines["right"].set_color("#C9CDD3")
+    truth = next(iter(found.truths.values()))
+    if found.best_step in truth.index:
+        label = f"best checkpoint (step {found.best_step})"
+        ring = {"markersize": 12, "fillstyle": "none", "markeredgewidth": 1.6, "linestyle": "none"}
+        lines += left.plot(found.best_step, truth[found.best_step], "o", color=INK, label=label, **ring)
+    if found.stopped_at is not None:
+        label = f"a guard stopped it (step {found.stopped_at})"
+        lines.append(left.axvline(found.stopped_at, color=INK, linewidth=1.4, linestyle=":", label=label))
+    figure.legend(handles=lines, loc="outside upper left", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
+def _evaluations(axes: Axes, means: dict[str, pd.Series], colours: Sequence[str], style: str) -> list[Line2D]:
+    lines = []
+    for (name, values), colour, marker in zip(
+        means.items(), itertools.cycle(colours), itertools.cycle(MARKERS), strict=False
+    ):
+        drawn = {"color": colour, "linewidth": 2, "marker": marker, "markersize": 4, "label": name}
+        lines += axes.plot(values.index, values, style, **drawn)
+    _tidy(axes)
+    return lines
+
+
+def _reliability(bins: Sequence[Mapping[str, float]]) -> Figure:
+    """A dot a bin, larger the more pairs it holds; on the line it is as often right as it is sure."""
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    num_pairs = sum(each["pairs"] for each in bins)
+    axes.plot([50, 100], [50, 100], color=GREY, linewidth=1, linestyle="--")
+    for each in bins:
+        sure, right = 100 * each["confidence"], 100 * each["right"]
+        size = SMALLEST_DOT + (LARGEST_DOT - SMALLEST_DOT) * each["pairs"] / num_pairs
+        axes.scatter(sure, right, s=size, color=BLUE, alpha=0.85, clip_on=False)
+        beyond = math.sqrt(size) / 2 + 3  # the number stands outside the dot, where there is room
+        axes.annotate(
+            f"{each['pairs']:,}",
+            (sure, right),
+            xytext=(0, -beyond if right > 50 else beyond),
+            textcoords="offset points",
+            ha="center",
+            va="top" if right > 50 else "bottom",
+            fontsize=8,
+            color=INK,
+        )
+    axes.set_title("right as often as it is sure?", loc="left", fontsize=TITLE_POINTS, fontweight="bold", color=INK)
+    axes.set_title("pairs beside the dots", loc="right", fontsize=8, color=GREY)
+    axes.set_xlabel("how sure the reward model is of its choice (%)", fontsize=LABEL_POINTS, color=INK)
+    axes.set_ylabel("how often it is right (%)", fontsize=LABEL_POINTS, color=INK)
+    axes.set_xlim(48, 102)
+    axes.set_ylim(-4, 104)
+    _tidy(axes)
+    return figure
+
+
+def _small_multiples(drawn: list[tuple[Panel, dict[str, pd.Series]]]) -> Figure:
     num_rows = math.ceil(len(drawn) / PANELS_PER_ROW)
     # The same width whatever there is to draw, so that letters come out equally large on the page.
     figure = Figure(figsize=(11, 2.7 * num_rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     grid = figure.subplots(num_rows, PANELS_PER_ROW, squeeze=False).ravel()
-    for axes, (panel, values) in zip(grid, drawn, strict=False):
-        smooth = _smoothed(values)
-        if smooth is None:
-            axes.plot(values.index, values, color=BLUE, linewidth=1.4, marker="o", markersize=2.5)
-        else:
-            axes.plot(values.index, values, color=BLUE, linewidth=0.6, alpha=0.35)
-            axes.plot(values.index, smooth, color=BLUE, linewidth=2)
-        ends = values if smooth is None else smooth
+    for axes, (panel, curves) in zip(grid, drawn, strict=False):
+        for (name, values), (colour, style) in zip(curves.items(), CURVES_OF_PANEL, strict=False):
+            smooth = _smoothed(values)
+            if smooth is None:
+                axes.plot(
+                    values.index, values, style, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=name
+                )
+            else:
+                axes.plot(values.index, values, color=colour, linewidth=0.6, alpha=0.35)
+                axes.plot(values.index, smooth, style, color=colour, linewidth=2, label=name)
         axes.set_title(panel.title, loc="left", fontsize=TITLE_POINTS, fontweight="bold", color=INK)
-        axes.set_title(f"{_short(ends.iloc[0])} → {_short(ends.iloc[-1])}", loc="right", fontsize=8, color=GREY)
+        if panel.beside:
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+        else:
+            ends = values if smooth is None else smooth
+            axes.set_title(f"{_short(ends.iloc[0])} → {_short(ends.iloc[-1])}", loc="right", fontsize=8, color=GREY)
         axes.set_xlabel("training step", fontsize=LABEL_POINTS, color=INK)
         axes.set_ylabel(panel.unit, fontsize=LABEL_POINTS, color=INK)
         if panel.is_share:

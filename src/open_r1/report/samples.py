@@ -1,4 +1,4 @@
-"""completions/*.parquet, kept/*.parquet -> a few answers as they are: right and wrong, kept and dropped.
+"""completions/*.parquet, kept/*.parquet -> a few answers as they are: right and wrong, kept and dropped, a pair.
 
 Always the first of its kind in the file, so that nobody picks the best; the file is read no further than that.
 """
@@ -93,8 +93,30 @@ def _sampled(stage: Run, notes: list[str]) -> list[Sample]:
 
     # What is kept may be looked up in kept/ alone: the other tables do not know of duplicates and limits.
     everything = [file for file in _tables(stage.folder / "completions") if _has_reasons(file, notes)]
+    if stage.step == "preferences":
+        return _first_pair(_tables(stage.folder / "kept"), notes) + _first_of_each(everything, answers, {False}, notes)
     kept = _first_of_each(_tables(stage.folder / "kept"), answers, {True}, notes)
     return kept + _first_of_each(everything, answers, {False} if kept else {True, False}, notes)
+
+
+def _first_pair(files: list[Path], notes: list[str]) -> list[Sample]:
+    """The better and the worse answer of the first pair that was kept; none if there is no pair."""
+    row = next(filter(None, (tolerant(lambda path: next(_rows(path), None), file, notes) for file in files)), None)
+    if row is None:
+        return []
+    return [
+        Sample(
+            where="a pair",
+            prompt=_shown(row["prompt"]),
+            gold=None if row.get("solution") is None else _shown(row["solution"]),
+            text=_shown(row[name]),
+            right=name == "chosen",
+            verdict=f"{name}: score {row[f'{name}_score']:g}",
+            num_tokens=row[f"{name}_tokens"],
+            truncated=False,
+        )
+        for name in ("chosen", "rejected")
+    ]
 
 
 def _tables(folder: Path) -> list[Path]:

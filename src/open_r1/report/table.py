@@ -32,7 +32,7 @@ NUMBER_COLUMNS = {*SCORE_COLUMNS[1:], *PHASE_COLUMNS[1:4], "cost", "attempts"}
 
 
 def print_table(run_dir: str | Path, console: Console | None = None) -> None:
-    """Prints the scores of a run, or the state of its stages where nothing was scored."""
+    """Prints the scores of a run, or the state of its stages where nothing was scored, and what ended it early."""
     console = console or Console()
     run, stages = read_all(Path(run_dir), [])
     blocks = score_blocks(stages)
@@ -42,6 +42,12 @@ def print_table(run_dir: str | Path, console: Console | None = None) -> None:
     unfinished = any(stage.record.get("status") != "done" for stage in stages)
     if not blocks or unfinished:
         _print(console, run.title, StageRow._fields, [stage_row(stage) for stage in stages])
+    for stage in stages:
+        for warning in stage.warnings:
+            if warning.get("stopped"):
+                console.print(
+                    Text(f"{stage.name} stopped at step {warning['step']}: {warning['reason']}", style="bold")
+                )
     for failed in failures(run, stages):
         console.print(Text(f"{failed.name} failed: {failed.error}", style="bold red"))
 

@@ -4,7 +4,7 @@ When a policy is optimized against a reward model, what the model says goes on r
 to fall (Gao et al., arXiv 2210.10760, figure 1). Who knows the truth, and does not train on it, can see where.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,3 @@ def _called(reward: Mapping[str, Any]) -> str:
 
 def _asks_a_model(reward: Mapping[str, Any]) -> bool:
     return reward.get("name") in ASKS_A_MODEL
-
-
-def evaluations(found: RewardAndTruth) -> Iterator[tuple[str, pd.Series]]:
-    """Yields every reward's name and means, the truth first."""
-    yield from (found.truths | found.rewards).items()

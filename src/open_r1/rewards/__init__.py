@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from open_r1.recipe import Recipe, RecipeError, Reward, Thinking
+from open_r1.recipe import Recipe, RecipeError, Reward, Thinking, section_in
 from open_r1.rewards.bound import BoundReward
 from open_r1.rewards.code import binary_code_reward, code_reward
 from open_r1.rewards.competition import cf_code_reward, ioi_code_reward
@@ -131,7 +131,12 @@ def missing_parameters(reward: Reward) -> list[str]:
 
 def types_of_parameters(name: str) -> dict[str, Any]:
     """The annotated types of a named reward's parameters; those that say nothing are left out."""
-    return typing.get_type_hints(_named(name))
+    function = _named(name)
+    try:
+        return typing.get_type_hints(function)
+    except NameError:  # one is imported for type checkers alone, and is no type that a recipe can give
+        hints = inspect.get_annotations(function)
+        return {parameter: hint for parameter, hint in hints.items() if not isinstance(hint, str)}
 
 
 def models_of_rewards(recipe: Recipe) -> list[tuple[int, str]]:
@@ -170,12 +175,12 @@ def _bind(reward: Reward, given: dict[str, Any], seed: int) -> BoundReward:
     function = reward_function(reward)
     taken = [parameter.name for parameter in _parameters(function)]
     parameters = {name: value for name, value in given.items() if name in taken}
-    parameters |= {} if _is_factory(_named(reward.name)) else reward.parameters
+    parameters |= {} if _is_factory(_named(reward.name)) else _with_sections(reward)
     return BoundReward(
         reward.called,
         function,
         parameters,
-        starts_early=reward.name in JUDGED_ELSEWHERE or (reward.name == "judge" and _judges_alone(given["judge"])),
+        starts_early=_is_judged_elsewhere(reward, given["judge"]),
         shuffle_seed=seed if reward.shuffled else None,
         tasks=reward.tasks,
         first_step=reward.first_step,
@@ -184,9 +189,22 @@ def _bind(reward: Reward, given: dict[str, Any], seed: int) -> BoundReward:
     )
 
 
-def _judges_alone(judge: "ModelJudge | None") -> bool:
-    """True if a server judges each answer without the others of its group, so that it need not wait for them."""
-    return judge is not None and judge.is_elsewhere and not judge.compares
+def _with_sections(reward: Reward) -> dict[str, Any]:
+    """The parameters of a reward, with sections in the place of mappings that stand for one, e.g. Endpoint."""
+    types = types_of_parameters(reward.name)
+    parameters = reward.parameters
+    for name, value in parameters.items():
+        if isinstance(value, dict) and (section := section_in(types.get(name))) is not None:
+            parameters[name] = section.model_validate(value)
+    return parameters
+
+
+def _is_judged_elsewhere(reward: Reward, judge: "ModelJudge | None") -> bool:
+    """True if other processes, or a server, judge each answer without the others of its group."""
+    if reward.name == "judge":
+        return judge is not None and judge.is_elsewhere and not judge.compares
+    is_served = reward.name == "reward_model" and reward.parameters.get("endpoint") is not None
+    return is_served or reward.name in JUDGED_ELSEWHERE
 
 
 def asks_judge(rewards: Sequence[Reward]) -> bool:

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from open_r1.recipe import RecipeError
+from open_r1.recipe import Endpoint, RecipeError
 from open_r1.rewards.completion import Completion, completion_text
+
+ENDPOINT_KEY = "rewards.reward_model.endpoint"  # as an override would be written
 
 
 def reward_model_reward(
     completions: Sequence[Completion],
     prompts: Sequence,
     *,
-    model: str,
+    model: str | None = None,
+    endpoint: Endpoint | None = None,
     revision: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     max_length: int | None = None,
@@ -26,19 +29,34 @@ def reward_model_reward(
     (Bradley and Terry): beside rewards of another scale use trainer.multi_objective_aggregation: normalize_then_sum, or
     a weight that makes up for it.
 
-    Logs as a metric the share without a verdict (failed_share). Raises RecipeError if `batch_size` is not positive.
+    `endpoint` in its place is a vLLM server of the model, e.g. {base_url: "http://localhost:8000", model: …}. What the
+    server refuses, as what is longer than its --max-model-len, has no verdict. An engine in bf16 gives other last
+    digits than float32 here, and other ones again where its batches are others: rewards of the two are not to be mixed.
+
+    Logs as a metric the share without a verdict (failed_share). Raises RecipeError for parameters that do not go
+    together, RunStopped if the server fails.
     """
+    if (model is None) == (endpoint is None):
+        given = "none" if model is None else "both"
+        raise RecipeError(f"reward_model: give exactly one of model and endpoint (got {given})")
     if batch_size < 1:
         raise RecipeError(f"reward_model: batch_size is {batch_size}; give 1 or more")
+    own = {"revision": revision, "max_length": max_length, "dtype": None if dtype == "float32" else dtype}
+    for name, value in own.items():
+        if endpoint is not None and value is not None:
+            raise RecipeError(f"reward_model: {name} is for the server of endpoint to say; remove it")
     if not completions:
         return []
-    from open_r1.feedback.reward_models import reward_model_here
+    from open_r1.feedback.reward_models import reward_model_here, served_reward_model
 
     conversations = [
         [*_messages(prompt), {"role": "assistant", "content": completion_text(completion)}]
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    values = reward_model_here(model, revision, dtype).rewards(conversations, batch_size, max_length)
+    if endpoint is None:
+        values = reward_model_here(model, revision, dtype).rewards(conversations, batch_size, max_length)
+    else:
+        values = served_reward_model(endpoint.model_dump_json(), ENDPOINT_KEY).rewards(conversations)
     if log_metric is not None:
         log_metric("rewards/reward_model/failed_share", values.count(None) / len(values))
     return values

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from open_r1.nodes import SINGLE_PROCESS_STEPS, num_nodes_of
+from open_r1.nodes import SINGLE_PROCESS_STEPS, num_nodes_of, num_nodes_serving
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.shares import RESULTS
 from open_r1.slurm.site import Site
@@ -73,18 +73,18 @@ def _num_shares(recipe: Recipe, site: Site, asked_for: int | None) -> int:
 def resources_of(recipe: Recipe, site: Site) -> Resources:
     """What the job of one step asks for. Raises RecipeError if a node of the site does not have it."""
     hardware, where = recipe.hardware, recipe.source
-    nodes = num_nodes_of(recipe)
+    nodes = num_nodes_of(recipe) + num_nodes_serving(recipe)
     gpus = min(1, hardware.gpus_per_node) if recipe.step in SINGLE_PROCESS_STEPS else hardware.gpus_per_node
     processes = 1 if recipe.step in SINGLE_PROCESS_STEPS else hardware.num_processes // hardware.nodes
     wanted = f"hardware.gpus_per_node: {gpus} GPUs"
-    if hardware.vllm is not None and hardware.vllm.nodes == 0:
-        gpus += hardware.vllm.num_gpus
-        wanted += f" and {hardware.vllm.num_gpus} for hardware.vllm on the same node"
-    elif hardware.vllm is not None:
-        nodes += hardware.vllm.nodes
-        serving = hardware.vllm.copies_per_node * hardware.vllm.tensor_parallel_size
-        if serving > gpus:
-            gpus, wanted = serving, f"hardware.vllm: {serving} GPUs on each of its nodes"
+    beside = {key: server.num_gpus for key, server in hardware.servers.items() if server.nodes == 0}
+    if beside:
+        gpus += sum(beside.values())
+        wanted += "".join(f" and {number} for hardware.{key}" for key, number in beside.items()) + " on the same node"
+    for key, server in hardware.servers.items():
+        serving = server.copies_per_node * server.tensor_parallel_size
+        if server.nodes and serving > gpus:
+            gpus, wanted = serving, f"hardware.{key}: {serving} GPUs on each of its nodes"
     if gpus > site.gpus_per_node:
         raise RecipeError(
             f"{where}: {wanted} are asked for, but a node of this site has {site.gpus_per_node} (gpus_per_node of the "

@@ -51,9 +51,10 @@ class GuardCallback(TrainerCallback):
         self._warned: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Drops the warnings of steps that will be trained again. What was stopped here goes on for no more than a step.
+        """Drops the warnings of steps that will be trained again, and stops again what was stopped at this very step.
 
-        That is a run that was killed before its best checkpoint became its model; transformers looks after a step only.
+        A run may be killed before its best checkpoint has become its model. It trains one step more: transformers looks
+        at the end of steps alone.
         """
         kept = [warning for warning in warnings_of(self._file.parent) if warning["step"] <= state.global_step]
         self._warned = {warning["key"] for warning in kept}

@@ -1,0 +1,611 @@
+"""Preferences by AI: which two answers are a pair, what judges with known tastes leave, what a kill does not lose."""
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from conftest import CPU_TRAINER, sums
+from openai_server import OpenAIServer, Reply
+from stand_in_judges import is_nonsense, likes_the_first, shown_in, verdict_by
+
+from open_r1 import launch, preferences, running
+from open_r1.check import check_recipe
+from open_r1.curation import pairs, sampling
+from open_r1.curation.pairs import BEYOND, CLOSE, NOT_SCORED, TOO_FEW, TRUNCATED, UNBALANCED, UNLIKE, pair_of
+from open_r1.curation.rows import OF_PAIR, PROVENANCE, REFUSED
+from open_r1.data import load_data
+from open_r1.feedback import load_rubric
+from open_r1.recipe import Preferences, RecipeError, dump_recipe, load_recipe
+from open_r1.run_record import data_sha256, read_record, weights_sha256
+from open_r1.shares import all_shares
+from open_r1.signals import EXIT_INTERRUPTED
+from open_r1.step_process import RunStopped, run_step
+
+pytest.importorskip("openai")
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["open_r1.preferences", "open_r1.generation.transformers_backend", "openai"])
+NUM_PROMPTS, SAMPLES, MAX_TOKENS = 12, 4, 12
+
+
+# --- which two answers are a pair
+
+
+def answers(*scored: tuple[float | None, int] | str, number: int = 0) -> list[dict[str, Any]]:
+    """Rows of one prompt: (score, tokens) of each answer, or why it was dropped."""
+    given = [(None, 9, each) if isinstance(each, str) else (*each, None) for each in scored]
+    return [
+        {"id": f"{number}-{sample}", "score": score, "num_tokens": tokens, "dropped_for": why}
+        for sample, (score, tokens, why) in enumerate(given)
+    ]
+
+
+def section(**keys) -> Preferences:
+    return Preferences(**{"samples": 4, "max_completion_length": 9, "rubric": "r.yaml", **keys})
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "expected"),
+    [
+        (answers((5, 9), (4, 9)), {}, CLOSE),
+        (answers((5.01, 9), (4, 9)), {}, (0, 1)),
+        (answers((4, 9), (5.01, 9)), {}, (1, 0)),
+        (answers((5, 9), (4.5, 9)), {"min_margin": 0.5}, CLOSE),
+        (answers((5, 9), (4.49, 9)), {"min_margin": 0.5}, (0, 1)),
+        (answers((5, 9), (5, 9)), {"min_margin": 0.0}, CLOSE),
+        (answers((5, 9), (4.99, 9)), {"min_margin": 0.0}, (0, 1)),
+        (answers((5, 9), (9, 9), (4, 9), (1, 9)), {}, (1, 3)),
+        (answers((5, 9), (8, 9), (7, 9), (7, 9)), {"rejected": "random"}, (1, 0)),  # the others are too good
+        (answers((5, 9)), {}, TOO_FEW),
+        (answers((9, 9), TRUNCATED, REFUSED, NOT_SCORED), {}, TOO_FEW),
+        (answers(TRUNCATED, REFUSED), {}, TOO_FEW),
+        (answers(TRUNCATED, (2, 9), NOT_SCORED, (9, 9)), {}, (3, 1)),
+        (answers((9, 20), (1, 10)), {"max_length_ratio": 2.0}, (0, 1)),
+        (answers((9, 21), (1, 10)), {"max_length_ratio": 2.0}, UNLIKE),
+        (answers((9, 10), (1, 21)), {"max_length_ratio": 2.0}, UNLIKE),
+        (answers((9, 10), (1, 21), (5, 19)), {"max_length_ratio": 2.0}, (0, 2)),
+        (answers((9, 10), (1, 21), (8, 10)), {"max_length_ratio": 2.0}, UNLIKE),
+        (answers((9, 10), (8, 99)), {"max_length_ratio": 2.0}, CLOSE),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_pair_of_a_prompt(rows, keys, expected, seed):
+    assert pair_of(rows, section(**keys), seed) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [({}, {(2, 3)}), ({"rejected": "random"}, {(2, 1), (2, 3), (2, 4)})],
+    ids=["worst", "random"],
+)
+def test_rejected_answer_is_the_worst_or_any_that_is_worse_by_the_margin(keys, found):
+    rows = [answers((8, 9), (5, 9), (9, 9), (1, 9), (7, 9), number=number) for number in range(60)]
+    assert {pair_of(each, section(**keys), 0) for each in rows} == found
+
+
+def test_of_equal_scores_the_seed_draws_and_draws_the_same_again():
+    rows = [answers((9, 9), (9, 9), (1, 9), (1, 9), number=number) for number in range(60)]
+    drawn = [[pair_of(each, section(), seed) for each in rows] for seed in (0, 0, 1)]
+    assert set(drawn[0]) == {(0, 2), (0, 3), (1, 2), (1, 3)}
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+# --- judges with known tastes
+
+
+def words(number: int) -> str:
+    return " ".join(["word"] * number)
+
+
+def drawn_from(text: str, number: int) -> int:
+    """A number below `number` that is always the same of a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % number
+
+
+def of_any_length(body: dict[str, Any]) -> str:
+    """The policy: an answer of one to ten words, which are its tokens, by what is asked and the seed."""
+    return words(1 + drawn_from(f"{body['messages'][-1]['content']}/{body['seed']}", 10))
+
+
+def likes_words(_: int, text: str) -> int:
+    """A point for each word."""
+    return min(10, len(text.split()))
+
+
+def likes_words_or_brevity(body: dict[str, Any]) -> str:
+    """Of one question in three the shorter answer is liked better."""
+    (question,) = [text for name, text in shown_in(body["messages"]).asked if name == "user"]
+    likes = likes_words if drawn_from(question, 3) else lambda place, text: 11 - likes_words(place, text)
+    return verdict_by(likes)(body)
+
+
+def nonsense_one_time_in_five(body: dict[str, Any]) -> str:
+    return "They are all so good!" if is_nonsense(body) else verdict_by(likes_words)(body)
+
+
+@dataclasses.dataclass
+class Left:
+    """What a run has left behind."""
+
+    run_dir: Path
+    counts: dict[str, Any]
+    completions: list[dict[str, Any]]
+    kept: list[dict[str, Any]]
+
+    def scored(self) -> list[list[dict[str, Any]]]:
+        """The answers to each prompt that have a score."""
+        groups: dict[str, list] = {}
+        for row in self.completions:
+            groups.setdefault(row["id"].partition("-")[0], []).append(row)
+        return [[row for row in group if row["dropped_for"] is None] for group in groups.values()]
+
+    def pairs(self) -> list[tuple[int, int] | str]:
+        """What pair_of finds, before lengths are balanced and pairs counted."""
+        return [pair_of(group, section(), 0) for group in self.scored()]
+
+
+def rows_in(run_dir: Path, folder: str) -> list[dict[str, Any]]:
+    return [
+        row for file in sorted((run_dir / folder).glob("*.parquet")) for row in parquet.read_table(file).to_pylist()
+    ]
+
+
+def left_in(run_dir: Path) -> Left:
+    counts = json.loads((run_dir / "preferences.json").read_text())
+    left = Left(run_dir, counts, rows_in(run_dir, "completions"), rows_in(run_dir, "kept"))
+    # Whatever was asked and kept: every prompt, completion and drop is counted.
+    assert counts["prompts"] == counts["kept"] + sum(counts["dropped"].values())
+    assert counts["sampled"] == len(left.completions)
+    assert counts["tokens"] == sum(row["num_tokens"] for row in left.completions)
+    assert (
+        Counter(row["dropped_for"] for row in left.completions if row["dropped_for"]) == counts["completions_dropped"]
+    )
+    assert len(left.kept) == counts["kept"] and len({row["id"] for row in left.kept}) == len(left.kept)
+    return left
+
+
+@pytest.fixture
+def recipe_for(write_recipe, tmp_path):
+    """Writes a recipe for two servers, the judge's and the policy's, with keys of its sections and other sections."""
+
+    def write(judging: OpenAIServer, answering: OpenAIServer | None = None, num_prompts: int = NUM_PROMPTS, **sections):
+        (tmp_path / "rubric.yaml").write_text("{description: D., principles: [{name: order, text: 'In order?'}]}")
+        given = {"rubric": "rubric.yaml", "samples": SAMPLES, "max_completion_length": MAX_TOKENS}
+        given |= {"prompts_per_shard": 5, "balance_lengths": False}
+        if answering is not None:
+            given["endpoint"] = {"base_url": answering.url, "model": "teacher", "max_refused_share": 1.0}
+        endpoint = {"base_url": judging.url, "model": "teacher"}
+        judge = {"max_completion_length": 100, "judgements": 2, **sections.pop("judge", {})}
+        values = {
+            "step": "preferences",
+            "data": [sums(num_prompts)],
+            "preferences": given | sections.pop("preferences", {}),
+            "judge": {**judge, "endpoint": endpoint | judge.get("endpoint", {})},
+            **sections,
+        }
+        return write_recipe("preferences.yaml", **values)
+
+    return write
+
+
+@pytest.fixture
+def preferred(recipe_for, tmp_path):
+    """Runs the step in this process with a judge's and a policy's answers, and gives what it left."""
+
+    def run(verdict: Callable, answer: Callable = of_any_length, faults: Sequence = (), **sections) -> Left:
+        with OpenAIServer(answer=verdict) as judging, OpenAIServer(answer=answer, faults=list(faults)) as answering:
+            return left_in(prefer(recipe_for(judging, answering, **sections), tmp_path / "run"))
+
+    return run
+
+
+def prefer(recipe: Path, run_dir: Path) -> Path:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    preferences.preferences(load_recipe(recipe), run_dir)
+    return run_dir
+
+
+def test_of_identical_answers_there_is_no_pair(preferred):
+    left = preferred(verdict_by(likes_the_first), lambda body: words(5), judge={"candidates": 2})
+    assert left.counts["dropped"] == {CLOSE: NUM_PROMPTS}
+    assert (left.counts["length_correlation"], left.counts["judge"]["verdicts"]) == (None, 2 * NUM_PROMPTS)
+
+
+@pytest.mark.parametrize("keys", [{}, {"min_margin": 0.0}], ids=["margin", "no margin"])
+def test_of_answers_that_deserve_the_same_there_is_no_pair_if_the_judge_likes_the_first(keys, preferred):
+    left = preferred(verdict_by(likes_the_first), judge={"candidates": 2}, preferences=keys)
+    alone = sum(len({row["completion"] for row in group}) == 1 for group in left.scored())  # nobody to compare with
+    assert alone < NUM_PROMPTS / 2 and left.counts["dropped"] == {CLOSE: NUM_PROMPTS}
+    assert left.counts["judge"]["position_bias"] == 4.0
+
+
+def test_taste_for_length_is_told_and_its_pairs_are_kept_unbalanced(preferred):
+    left = preferred(verdict_by(likes_words))
+    assert left.counts["length_correlation"] == pytest.approx(1.0)
+    assert left.counts["kept"] > NUM_PROMPTS / 2 and left.counts["longer_is_chosen"] == 1.0
+    for row in left.kept:
+        assert (row["chosen_score"], row["rejected_score"]) == (row["chosen_tokens"], row["rejected_tokens"])
+        assert row["margin"] == row["chosen_tokens"] - row["rejected_tokens"] > 1.0
+    for name in ("chosen", "rejected"):
+        assert left.counts[f"{name}_tokens"] == pytest.approx(np.mean([row[f"{name}_tokens"] for row in left.kept]))
+
+
+def test_of_a_taste_for_length_alone_balance_leaves_nothing(preferred):
+    left = preferred(verdict_by(likes_words), preferences={"balance_lengths": True})
+    assert left.counts["kept"] == 0
+    assert left.counts["dropped"][UNBALANCED] == sum(not isinstance(pair, str) for pair in left.pairs()) > 0
+
+
+def test_pairs_are_balanced_and_the_rest_is_counted(preferred):
+    left = preferred(likes_words_or_brevity, num_prompts=40, preferences={"balance_lengths": True})
+    assert left.counts["longer_is_chosen"] == 0.5
+    longer = [np.sign(row["chosen_tokens"] - row["rejected_tokens"]) for row in left.kept]
+    assert sum(longer) == 0 < len(longer)
+    signs = [
+        np.sign(group[pair[0]]["num_tokens"] - group[pair[1]]["num_tokens"])
+        for group, pair in zip(left.scored(), left.pairs(), strict=True)
+        if not isinstance(pair, str)
+    ]
+    assert left.counts["dropped"][UNBALANCED] == abs(sum(signs)) > 0
+
+
+def test_correlation_is_pearsons_within_the_answers_to_a_prompt(preferred):
+    left = preferred(likes_words_or_brevity, num_prompts=40)
+    within = [
+        (
+            row["score"] - np.mean([r["score"] for r in group]),
+            row["num_tokens"] - np.mean([r["num_tokens"] for r in group]),
+        )
+        for group in left.scored()
+        for row in group
+    ]
+    expected = np.corrcoef(np.array(within).T)[0, 1]
+    assert left.counts["length_correlation"] == pytest.approx(expected) and 0.1 < expected < 0.9
+
+
+def test_unreadable_verdicts_are_none_and_counted_and_in_no_pair(preferred):
+    keys = {"num_prompts": 30, "judge": {"judgements": 1}, "guards": {"max_judge_failed_share": 0.5}}
+    left = preferred(nonsense_one_time_in_five, **keys)
+    unscored = [row for row in left.completions if row["score"] is None]
+    assert left.counts["completions_dropped"] == {NOT_SCORED: len(unscored)}
+    report = left.counts["judge"]
+    assert 0 < report["unreadable"] < report["verdicts"] / 2
+    assert len({(str(row["prompt"]), row["completion"]) for row in unscored}) == report["unreadable"]
+    for row in left.completions:
+        assert row["score"] in (None, likes_words(0, row["completion"]))
+    never = {(str(row["prompt"]), row["completion"]) for row in unscored}
+    for row in left.kept:
+        assert not {(str(row["prompt"]), row[name][0]["content"]) for name in ("chosen", "rejected")} & never
+
+
+def test_judge_that_breaks_stops_the_run_and_loses_neither_answers_nor_verdicts(recipe_for, tmp_path):
+    keys = {"judge": {"judgements": 1}, "guards": {"max_judge_failed_share": 0.01}}
+    with OpenAIServer(answer=nonsense_one_time_in_five) as judging, OpenAIServer(answer=of_any_length) as answering:
+        recipe = recipe_for(judging, answering, **keys)
+        with pytest.raises(RunStopped, match=r"of 20 completions got no verdict \(guards.max_judge_failed_share: 0.01"):
+            prefer(recipe, tmp_path / "run")
+        asked = len(judging.requests), len(answering.requests)
+        assert not (tmp_path / "run" / "preferences.json").exists()
+        with pytest.raises(RunStopped, match="got no verdict"):
+            prefer(recipe, tmp_path / "run")
+        assert (len(judging.requests), len(answering.requests)) == asked
+
+
+def test_answers_that_were_cut_off_or_refused_are_not_judged_and_in_no_pair(preferred):
+    too_long = words(MAX_TOKENS + 5)
+
+    def policy(body):
+        return too_long if drawn_from(f"long/{body['seed']}", 3) == 0 else of_any_length(body)
+
+    refusing = [400 if number % 5 == 0 else None for number in range(SAMPLES * NUM_PROMPTS)]
+    shown = []
+
+    def judge(body):
+        shown.extend(shown_in(body["messages"]).answers.values())
+        return verdict_by(likes_words)(body)
+
+    left = preferred(judge, policy, refusing)
+    why = left.counts["completions_dropped"]
+    assert why[TRUNCATED] == sum(row["truncated"] for row in left.completions) > 0
+    assert why[REFUSED] == sum(row["refused"] is not None for row in left.completions) > 0
+    assert all(row["score"] is None for row in left.completions if row["dropped_for"])
+    assert max(len(text.split()) for text in shown) <= 10 and "" not in shown
+    assert all(row[name][0]["content"] in shown for row in left.kept for name in ("chosen", "rejected"))
+    assert left.kept
+
+
+def test_more_refusals_than_the_recipe_allows_stop_the_run(recipe_for, tmp_path):
+    refusals = [Reply(400, {"message": "no"})] * 3
+    with (
+        OpenAIServer(answer=verdict_by(likes_words)) as judging,
+        OpenAIServer(answer=of_any_length, faults=refusals) as answering,
+    ):
+        endpoint = {"base_url": answering.url, "model": "teacher", "max_refused_share": 0.01}
+        recipe = recipe_for(judging, answering, preferences={"endpoint": endpoint})
+        with pytest.raises(RunStopped, match=r"3 of 48 completions were refused .*preferences.endpoint.max_refused"):
+            prefer(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "preferences.json").exists()
+
+
+def test_no_more_pairs_than_asked_for_are_kept_and_the_rest_is_counted(preferred):
+    left = preferred(verdict_by(likes_words), preferences={"max_pairs": 3})
+    assert (left.counts["kept"], [row["id"] for row in left.kept]) == (3, sorted(row["id"] for row in left.kept))
+    assert left.counts["dropped"][BEYOND] == sum(not isinstance(pair, str) for pair in left.pairs()) - 3 > 0
+
+
+def test_lengths_of_a_pair_are_alike(preferred):
+    left = preferred(verdict_by(likes_words), num_prompts=30, preferences={"max_length_ratio": 1.5})
+    assert left.counts["dropped"][UNLIKE] > 0 and left.kept
+    for row in left.kept:
+        assert row["chosen_tokens"] <= 1.5 * row["rejected_tokens"]
+
+
+# --- what is kept is data
+
+
+def test_kept_pairs_are_data_of_a_reward_model_and_of_dpo(preferred, write_recipe, smallest_model):
+    left = preferred(verdict_by(likes_words))
+    for step in ("dpo", "reward_model"):
+        recipe = load_recipe(
+            write_recipe(
+                f"{step}.yaml",
+                step=step,
+                model={"name": str(smallest_model)},
+                data=[{"path": str(left.run_dir / "kept"), "part": [0, 0.5]}],
+                eval_data=[{"path": str(left.run_dir / "kept"), "part": [0.5, 1]}],
+                trainer={**CPU_TRAINER, "max_steps": 1, **({"eval_strategy": "steps"} if step == "dpo" else {})},
+            )
+        )
+        check_recipe(recipe)
+        rows = [row for of_section in ("data", "eval_data") for row in load_data(recipe, section=of_section)]
+        given = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in left.kept]
+        assert sorted(map(str, rows)) == sorted(map(str, given))
+        assert [message["role"] for message in rows[0]["chosen"]] == ["assistant"]
+
+
+def test_kept_pairs_say_what_they_come_from(preferred, tmp_path):
+    left = preferred(verdict_by(likes_words), data=[{**sums(NUM_PROMPTS), "task": "math"}])
+    row = left.kept[0]
+    assert set(row) == {"id", "prompt", "solution", "task", *OF_PAIR, *PROVENANCE}
+    assert (row["task"], row["teacher"], row["teacher_sha256"]) == ("math", "teacher", None)
+    assert json.loads(row["sampled_with"]) == {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_completion_length": MAX_TOKENS,
+        "samples": SAMPLES,
+        "seed": 0,
+    }
+    verified = json.loads(row["verified_by"])
+    assert {
+        key: verified[key] for key in ("judge", "rubric", "judgements", "candidates", "min_margin", "rejected")
+    } == {
+        "judge": {"model": "teacher"},
+        "rubric": {"file": "rubric.yaml", "sha256": load_rubric(tmp_path / "rubric.yaml").sha256},
+        "judgements": 2,
+        "candidates": 1,
+        "min_margin": 1.0,
+        "rejected": "worst",
+    }
+    assert str(tmp_path) not in json.dumps(row)
+
+
+def test_run_without_a_pair_leaves_an_empty_folder_that_is_told_in_one_line(preferred, write_recipe, smallest_model):
+    left = preferred(verdict_by(likes_words), lambda body: words(5))
+    recipe = write_recipe(
+        step="dpo",
+        model={"name": str(smallest_model)},
+        data=[{"path": str(left.run_dir / "kept")}],
+        trainer={**CPU_TRAINER, "max_steps": 1},
+    )
+    with pytest.raises(RecipeError, match="kept has no .parquet files"):
+        check_recipe(load_recipe(recipe))
+
+
+# --- shares, processes, kills
+
+
+def asked(*servers: OpenAIServer) -> Counter:
+    return Counter((body["messages"][-1]["content"], body["seed"]) for server in servers for body in server.requests)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_keep_what_one_run_keeps(count, recipe_for, tmp_path):
+    with OpenAIServer(answer=likes_words_or_brevity) as judging, OpenAIServer(answer=of_any_length) as answering:
+        recipe = recipe_for(judging, answering, preferences={"balance_lengths": True, "rejected": "random"})
+        run_dir, whole = tmp_path / "run", prefer(recipe, tmp_path / "whole")
+        judging.requests.clear()
+        for share in all_shares(count):
+            directory = prefer(recipe, share.directory(run_dir))
+            assert not (directory / "kept").exists() and not (directory / "preferences.json").exists()
+        num_asked = len(judging.requests)
+        entries = [{"share": str(s), "seconds": 1.0, "run": str(s.directory(run_dir))} for s in all_shares(count)]
+        (run_dir / "run.json").write_text(json.dumps({"shares": entries}))
+        prefer(recipe, run_dir)
+        assert len(judging.requests) == num_asked
+    (run_dir / "run.json").unlink()
+    assert data_sha256(run_dir / "kept") == data_sha256(whole / "kept")
+    joined, one = left_in(run_dir).counts, left_in(whole).counts
+    assert {key: value for key, value in joined.items() if "second" not in key} == {
+        key: value for key, value in one.items() if "second" not in key
+    }
+
+
+def test_what_was_finished_is_neither_sampled_nor_judged_again(recipe_for, tmp_path, monkeypatch):
+    with OpenAIServer(answer=verdict_by(likes_words)) as judging, OpenAIServer(answer=of_any_length) as answering:
+        run_dir = prefer(recipe_for(judging, answering), tmp_path / "run")
+        before = data_sha256(run_dir / "kept")
+        (run_dir / "preferences.json").unlink()
+        monkeypatch.setattr(sampling, "backend_of", lambda *arguments: pytest.fail("it was sampled again"))
+        monkeypatch.setattr(pairs, "ai_judge_of", lambda *arguments: pytest.fail("it was judged again"))
+        assert data_sha256(prefer(recipe_for(judging, answering), run_dir) / "kept") == before
+
+
+def as_launched(run_dir: str) -> None:
+    """What the launcher starts in its process."""
+    sys.argv = ["preferences", run_dir]
+    run_step(preferences.preferences)
+
+
+def started(recipe: Path, run_dir: Path, processes: list):
+    """The step's process, put into `processes` before it begins."""
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe)))
+    process = FORKSERVER.Process(target=as_launched, args=[str(run_dir)])
+    processes.append(process)
+    process.start()
+    return process
+
+
+KILLS = {  # whose server's which request kills the process, by what, and what is written down of those before
+    "SIGKILL while it judges": ("judge", 40, signal.SIGKILL, 39),
+    "SIGKILL at the first verdict": ("judge", 1, signal.SIGKILL, 0),
+    "SIGTERM while it judges": ("judge", 40, signal.SIGTERM, 39),
+    "SIGTERM while it samples": ("policy", 30, signal.SIGTERM, 9),  # the first shard is a file
+    "SIGKILL while it samples": ("policy", 30, signal.SIGKILL, 9),
+}
+
+
+@pytest.mark.parametrize("case", KILLS)
+def test_killed_and_taken_up_it_keeps_the_same_and_asks_nothing_twice(case, recipe_for, tmp_path):
+    whose, at_request, signum, num_written = KILLS[case]
+    run_dir, doomed = tmp_path / "run", []
+    written = run_dir / {"judge": "verdicts", "policy": "completions"}[whose]
+
+    def kill(body) -> None:
+        """At this request, which gets no answer, when all answers before it have been written down."""
+        if not doomed or len(servers[whose].requests) != at_request:
+            return
+        while sum(file.read_bytes().count(b"\n") for file in written.glob("*.jsonl")) < num_written:
+            os.sched_yield()
+        process = doomed.pop()
+        os.kill(process.pid, signum)
+        multiprocessing.connection.wait([process.sentinel])
+
+    with (
+        OpenAIServer(answer=likes_words_or_brevity, on_request=kill) as judging,
+        OpenAIServer(answer=of_any_length, on_request=kill) as answering,
+    ):
+        servers = {"judge": judging, "policy": answering}
+        one = {"model": "teacher", "max_concurrent_requests": 1}
+        keys = {"endpoint": {"base_url": answering.url, **one}, "balance_lengths": True, "rejected": "random"}
+        recipe = recipe_for(judging, answering, preferences=keys, judge={"endpoint": one})
+        whole = prefer(recipe, tmp_path / "whole")
+        asked_of_whole = asked(judging), asked(answering)
+        for server in servers.values():
+            server.requests.clear()
+        process = started(recipe, run_dir, doomed)
+        process.join()
+        assert process.exitcode == (EXIT_INTERRUPTED if signum == signal.SIGTERM else -signum)
+        assert not (run_dir / "preferences.json").exists()
+        servers[whose].requests.pop()
+        again = started(recipe, run_dir, [])
+        again.join()
+        assert again.exitcode == 0
+        assert (asked(judging), asked(answering)) == asked_of_whole
+    assert set(asked(judging, answering).values()) == {1}
+    assert data_sha256(run_dir / "kept") == data_sha256(whole / "kept")
+
+
+def test_a_policy_and_a_judge_in_this_process_leave_pairs(write_recipe, smallest_model, tmp_path):
+    """With a judge of random weights no verdict can be read: every answer is counted, and none is in a pair."""
+    (tmp_path / "ask.jinja").write_text("{{ question }}\n{{ answers[0] }}")
+    (tmp_path / "rubric.yaml").write_text("{description: D., template: ask.jinja, principles: [{name: a, text: A}]}")
+    recipe = write_recipe(
+        step="preferences",
+        model={"name": str(smallest_model)},
+        data=[sums(3)],
+        preferences={"rubric": "rubric.yaml", "samples": 2, "max_completion_length": 100},
+        judge={"name": str(smallest_model), "judgements": 1, "max_completion_length": 4},
+        guards={"max_judge_failed_share": None},
+    )
+    left = left_in(prefer(recipe, tmp_path / "run"))
+    assert left.counts["dropped"] == {TOO_FEW: 3}
+    assert left.counts["judge"]["unreadable"] == left.counts["judge"]["verdicts"] > 0
+
+
+def test_through_the_launcher_the_smallest_model_is_the_policy(recipe_for, smallest_model, tmp_path, capfd):
+    with OpenAIServer(answer=verdict_by(likes_words)) as judging:
+        recipe = recipe_for(
+            judging,
+            model={"name": str(smallest_model)},
+            preferences={"max_completion_length": 100, "min_margin": 0.0},
+            judge={"max_tokens": 1_000_000},
+        )
+        assert launch.main(["preferences", str(recipe), "--runs", str(tmp_path / "runs")]) == 0
+    run_dir = running.run_directory(load_recipe(recipe), tmp_path / "runs")
+    left, record = left_in(run_dir), read_record(run_dir)
+    assert left.kept and {row["teacher"] for row in left.kept} == {smallest_model.parent.name}
+    assert {row["teacher_sha256"] for row in left.kept} == {weights_sha256(smallest_model)}
+    assert json.loads(left.kept[0]["verified_by"])["commit"] == record["commit"]
+    assert re.search(rf"kept {left.counts['kept']} pairs of {NUM_PROMPTS} prompts; dropped: ", capfd.readouterr().out)
+
+
+@pytest.mark.slow
+def test_two_processes_and_joined_shares_keep_what_one_keeps(recipe_for, smallest_model, tmp_path):
+    with OpenAIServer(answer=likes_words_or_brevity) as judging:
+        recipe = recipe_for(
+            judging, model={"name": str(smallest_model)}, preferences={"max_completion_length": 100, "min_margin": 0.0}
+        )
+        found = []
+        for name, commands, hardware in (
+            ("one", [[]], []),
+            ("two", [[]], ["hardware.processes_per_node=2", "hardware.threads_per_process=1"]),
+            ("shares", [["--share", "0/2"], ["--share", "1/2"], []], []),
+        ):
+            runs = tmp_path / name
+            for command in commands:
+                assert launch.main(["preferences", str(recipe), *hardware, *command, "--runs", str(runs)]) == 0
+            found.append(left_in(running.run_directory(load_recipe(recipe, hardware), runs)))
+    one, *others = found
+    assert one.kept
+    for other in others:
+        assert other.kept == one.kept and other.completions == one.completions
+    assert data_sha256(found[2].run_dir / "kept") == data_sha256(one.run_dir / "kept")
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"judge": None}, "judge: missing; step preferences needs it"),
+        ({"preferences": None}, "preferences: missing; step preferences needs it"),
+        ({"rubric": "none.yaml"}, "preferences.rubric: .*none.yaml: no such rubric"),
+        ({"keep": {"max_per_prompt": 1}}, "keep: step preferences samples nothing to keep; remove it"),
+        ({"rewards": ["format"]}, "rewards: step preferences does not use it; remove it"),
+        ({"model": {}}, "model.name: missing; .* or give preferences.endpoint"),
+        ({"samples": 1}, "preferences.samples: 1 is wrong"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_told_before_anything_is_sampled(
+    sections, message, write_recipe, smallest_model, tmp_path, capsys
+):
+    (tmp_path / "rubric.yaml").write_text("{description: D., principles: [{name: order, text: 'In order?'}]}")
+    keys = {key: sections.pop(key) for key in ("rubric", "samples") if key in sections}
+    values = {
+        "step": "preferences",
+        "model": {"name": str(smallest_model)},
+        "data": [sums(4)],
+        "preferences": {"rubric": "rubric.yaml", "max_completion_length": 9, **keys},
+        "judge": {"name": str(smallest_model)},
+        **sections,
+    }
+    recipe = write_recipe(**{key: value for key, value in values.items() if value is not None})
+    assert launch.main(["preferences", str(recipe), "--runs", str(tmp_path / "runs")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()
