@@ -771,6 +771,7 @@ def test_a_part_is_put_in_order(load, numbered):
         ({"part": [0, float("nan")]}, "data.0.part: [0.0, nan] is no part"),
         ({"part": [0, 0.5], "fraction": 0.5}, "data.0.fraction: part says which rows already; remove one"),
         ({"part": [0.99, 1]}, "data.0.part: [0.99, 1.0] of 4 rows is none; widen it"),
+        ({"part": [0, 0.1]}, "data.0.part: [0.0, 0.1] of 4 rows is none; widen it"),  # [0.1, 1] has all of them
     ],
 )
 def test_part_that_cannot_be_is_told(source, told, read, numbered):
