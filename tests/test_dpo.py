@@ -161,6 +161,8 @@ def test_loss_and_gradient_are_those_of_the_papers(case, weights, built, model):
             for name, weight in zip(arguments.loss_type, arguments.loss_weights or [1.0], strict=True)
         ]
         by_hand, of_hand = loss_and_gradient(torch.stack(expected).sum() / len(PAIRS), trainer.model)
+    assert all("lora" in name for name in gradients) == (weights == "lora")
+    assert (trainer.ref_model is None) == (weights == "lora")  # adapters off are the reference
     assert loss == pytest.approx(by_hand, rel=FLOAT64)
     assert difference(gradients, of_hand) < FLOAT64
 

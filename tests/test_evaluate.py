@@ -216,7 +216,7 @@ def test_explanations_are_judged_by_what_they_name_and_not_by_the_answer(tiny_mo
     assert [row["scores"] for row in rows] == [[expected[row["prompt"]], 0.0] for row in rows]  # the second opens none
     assert entry["pass@1"] == pytest.approx(sum(expected.values()) / 80)
     assert (entry["unjudged"], entry["temperature"]) == (0, 1.0)
-    assert "maj@k" not in entry or not entry["maj@k"]  # an explanation is no answer that could be voted for
+    assert all(answer is None for row in rows for answer in row["answers"])  # nothing that could be voted for
 
 
 def test_a_completion_that_begins_inside_the_thinking_is_not_judged_before_its_end(tiny_model, tmp_path, monkeypatch):

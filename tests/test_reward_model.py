@@ -109,6 +109,7 @@ def test_loss_and_gradient_are_those_of_bradley_and_terry(centered, weights, rec
     assert loss.item() == pytest.approx(by_hand.item(), rel=FLOAT64)
     assert difference(_given(parameters, gradients), _given(parameters, of_hand)) < FLOAT64
     assert any("score" in name for name in _given(parameters, gradients))
+    assert any("lora" in name for name in parameters) == (weights == "lora")
 
 
 def _given(names, gradients) -> dict[str, torch.Tensor]:
