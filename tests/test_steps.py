@@ -243,6 +243,24 @@ def test_reward_counts_in_its_steps_alone_and_the_others_go_on(run):
         assert row[f"rewards/{silent}/none_share"] == 0.0
 
 
+def test_notes_of_a_reward_stand_with_the_rows_that_it_judged(run):
+    """Of rollouts of one step some have no row of its task; the first of them, or a later one."""
+    chat = {"procedural": {"family": "tiny_chat", "num_problems": 8}, "task": "chat"}
+    run_dir = run(
+        grpo,
+        data=[{**sums(8), "task": "sums"}, chat],
+        rewards=[{"name": "accuracy", "task": "sums"}, "rewards_of_tests:begins_with_a_digit"],
+        trainer=SHORT | ROLLOUTS | {"max_steps": 8, "per_device_train_batch_size": 4},
+        grpo={"dynamic_sampling": {"max_factor": 4.0}},
+        guards={"max_truncated_share": None, "max_dead_steps": None},
+    )
+    tables = [pd.read_parquet(file) for file in (run_dir / "completions").glob("*.parquet")]
+    mixed = [table for table in tables if 0 < table["accuracy"].isna().sum() < len(table)]
+    assert mixed
+    for table in mixed:
+        assert table["accuracy_reason"].isna().tolist() == table["accuracy"].isna().tolist()
+
+
 def test_reward_weights_come_from_the_recipe(run):
     run_dir = run(grpo, rewards=["accuracy", {**LETTERS, "weight": 0.5}], trainer=SHORT | ROLLOUTS)
     row = metrics_of(run_dir)[0]

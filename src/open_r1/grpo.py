@@ -14,6 +14,7 @@ from trl import GRPOConfig
 
 from open_r1 import modeling, training, vllm_server
 from open_r1.feedback import ModelJudge, judge_of
+from open_r1.feedback.reward_models import load_reward_models
 from open_r1.grpo_trainer import GRPOTrainer
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import asks_judge, build_rewards
@@ -34,6 +35,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
     if problems:
         raise RecipeError(*(f"{recipe.source}: {problem}" for problem in problems))
 
+    load_reward_models(recipe.rewards)
     dataset = training.verified_data(recipe, run_dir, processes)
     held_out = training.verified_data(recipe, run_dir, processes, "eval_data") if recipe.eval_data else None
     completions_into_run_dir(run_dir)

@@ -30,6 +30,7 @@ KEYS_OF_MODE = {  # what the other mode never reads
         "vllm_group_port",
     ),
 }
+SMOOTHED_LOSSES = ("robust", "exo_pair", "aot", "aot_unpaired")  # of DPO: those that read label_smoothing
 STEPS_WITH_SERVER = ("grpo", "generate", "preferences", "evaluate")
 EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed", "openai": "endpoint"}
 
@@ -47,6 +48,8 @@ def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) 
     yield from _of_models_beside(recipe, accelerate_config)
     yield from _of_numbers(recipe, accelerate_config)
     yield from _of_kernels(recipe)
+    if recipe.step in ("dpo", "reward_model"):
+        yield from _of_dpo_and_rewards(recipe)
     if recipe.step == "dpo":
         yield from _of_reference_of_dpo(recipe, accelerate_config)
         return
@@ -231,8 +234,26 @@ def _of_reference_of_dpo(recipe: Recipe, accelerate_config: Mapping[str, Any]) -
     by_name = recipe.model.revision is not None and not is_path(recipe.model.name or ".")
     if loads_anew and by_name and accelerate_config.get("distributed_type") == "FSDP":
         yield (
-            f"trainer.precompute_ref_log_probs: under {recipe.hardware.accelerate} TRL loads the reference anew, by its "
-            f"name and not at model.revision; remove it, or use hardware.accelerate: zero2"
+            f"trainer.precompute_ref_log_probs: under {recipe.hardware.accelerate} TRL loads the reference anew, by "
+            f"its name and not at model.revision; remove it, or use hardware.accelerate: zero2"
+        )
+
+
+def _of_dpo_and_rewards(recipe: Recipe) -> Iterator[str]:
+    """What trl.DPOTrainer and trl.RewardTrainer read and then pass over."""
+    trainer = recipe.trainer
+    if recipe.step == "dpo" and trainer.get("label_smoothing"):
+        losses = trainer_value("dpo", trainer, "loss_type") or ["sigmoid"]
+        losses = [losses] if isinstance(losses, str) else losses
+        if not set(losses) & set(SMOOTHED_LOSSES):
+            yield (
+                f"trainer.label_smoothing: {', '.join(map(str, losses))} does not read it; use loss_type: [robust], or "
+                f"remove it"
+            )
+    if recipe.model.lora and recipe.model.lora.dropout and trainer_value(recipe.step, trainer, "disable_dropout"):
+        yield (
+            "model.lora.dropout: trainer.disable_dropout, which is on unless it is written down, switches it off; set "
+            "trainer.disable_dropout: false, or remove it"
         )
 
 

@@ -28,16 +28,21 @@ def reward_model(recipe: Recipe, run_dir: Path) -> None:
     training.begin(recipe)
     tokenizer = modeling.load_tokenizer(recipe)
     arguments = trl.RewardConfig(**training.trainer_arguments(recipe, run_dir))  # first: see training.fine_tune
+    pairs_of = {section: data.load_data(recipe, section=section) for section in ("data", "eval_data")}
+    given = {section: len(pairs) for section, pairs in pairs_of.items()}
     trainer = RewardTrainer(
         model=modeling.load_reward_model(recipe),
         args=arguments,
-        train_dataset=data.load_data(recipe),
-        eval_dataset=data.load_data(recipe, section="eval_data"),
+        train_dataset=pairs_of["data"],
+        eval_dataset=pairs_of["eval_data"],
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model, "SEQ_CLS"),
     )
     for section, pairs in (("data", trainer.train_dataset), ("eval_data", trainer.eval_dataset)):
-        if not len(pairs):  # TRL leaves longer ones out, and does not say so
+        num_pairs, num_left_out = given[section], given[section] - len(pairs)
+        if num_left_out and trainer.is_world_process_zero():  # TRL leaves them out without a word
+            print(f"{section}: {num_left_out} of {num_pairs} pairs are longer than {arguments.max_length} tokens")
+        if not len(pairs):
             raise RecipeError(
                 f"{recipe.source}: {section}: no pair has both conversations within trainer.max_length "
                 f"({arguments.max_length} tokens); raise it, or give shorter ones"

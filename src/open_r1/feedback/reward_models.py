@@ -5,13 +5,13 @@ import functools
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_r1.generation.client import Api, EndpointClient, said_in
-from open_r1.recipe import Endpoint, RecipeError
+from open_r1.recipe import Endpoint, RecipeError, Reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -156,3 +156,10 @@ def read_reward(content: bytes) -> Rated:
     if not math.isfinite(reward):
         raise ValueError(f"the answer's reward is {value!r}, no finite number")
     return Rated(reward)
+
+
+def load_reward_models(rewards: Iterable[Reward]) -> None:
+    """Loads what these rewards will ask in this process. Raises RecipeError if it cannot be had."""
+    for reward in rewards:
+        if reward.name == "reward_model" and (model := reward.parameters.get("model")):
+            reward_model_here(model, reward.parameters.get("revision"), reward.parameters.get("dtype", "float32"))

@@ -106,15 +106,30 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
     def _roll_out(self, inputs) -> tuple[Rollout, torch.Tensor]:
         """TRL's rollout of these inputs, and the dead ones among the groups of all processes."""
         self._in_hand = hand = _RolloutInHand(inputs)
+        noted = set(self._logs["extra"])
         try:
             rollout = super()._generate_and_score_completions(inputs)
         finally:
             self._in_hand = None
+        self._fill_notes(noted)
         if "importance_sampling_ratio" in rollout:
             self._log_engine_ratio(rollout)
         if self.savings.skip_dead_groups:
             rollout["advantages"] = rollout["advantages"].masked_fill(self._dead_rows(hand.dead_P, len(inputs)), 0.0)
         return rollout, hand.dead_P
+
+    def _fill_notes(self, noted: set[str]) -> None:
+        """Makes the notes of rewards in the completions table as long as it is: a reward for another task makes none.
+
+        `noted` are the columns that the step's earlier rollouts had notes in.
+        """
+        num_rows = len(self._logs["prompt"])
+        for column, notes in self._logs["extra"].items():
+            missing = [None] * (num_rows - len(notes))
+            if column in noted:
+                notes.extend(missing)
+            else:
+                notes.extendleft(missing)
 
     def _log_engine_ratio(self, rollout: Rollout) -> None:
         """As TRL logged it, but of what was computed alone: the rest counts as 1 there, and would hide a drift."""

@@ -151,7 +151,7 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
     trainer.add_callback(MetricsWriter(run_dir))
     num_eval_problems = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0
     # last: what it stops at has been written down
-    trainer.add_callback(GuardCallback(recipe.guards, run_dir, num_eval_problems))
+    trainer.add_callback(GuardCallback(recipe.guards, run_dir, num_eval_problems, recipe.rewards))
     trainer.add_callback(StopsWhenAsked(trainer))
     trainer.recipe = recipe
     checkpoints = run_dir / "checkpoints"

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from open_r1.recipe import Guards
+from open_r1.recipe import Guards, Reward
 from open_r1.step_process import WARNINGS_FILE, RunStopped, warnings_of
 
 FAILED_SHARE = "failed_share"  # how a metric's name ends that tells what share of a batch a broken judge left out
@@ -42,11 +42,17 @@ Log = dict[str, Any]
 class GuardCallback(TrainerCallback):
     """Raises RunStopped at a log that shows that a run cannot succeed, and tells once of one that may not.
 
-    `num_eval_problems` is how many problems an evaluation has; warnings go to `run_dir/warnings.jsonl`.
+    `num_eval_problems` is how many problems an evaluation has, `rewards` are the recipe's, of which those that verify
+    tell the truth if guards.truth names none (None: whatever is called as they are); warnings go to
+    `run_dir/warnings.jsonl`.
     """
 
-    def __init__(self, guards: Guards, run_dir: Path, num_eval_problems: int = 0):
+    def __init__(
+        self, guards: Guards, run_dir: Path, num_eval_problems: int = 0, rewards: Sequence[Reward] | None = None
+    ):
         self._guards, self._num_eval_problems = guards, num_eval_problems
+        verified = VERIFIED if rewards is None else [reward.called for reward in rewards if reward.name in VERIFIED]
+        self._truths = tuple(verified) if guards.truth is None else (guards.truth,)
         self._file = run_dir / WARNINGS_FILE
         self._warned: set[str] = set()
 
@@ -78,7 +84,7 @@ class GuardCallback(TrainerCallback):
             raise RunStopped(f"stopped at step {step}: {reason}")
         signs = {
             "guards.min_entropy_share": _collapsed_entropy(self._guards, logs),
-            "guards.max_eval_drop": _hacked_reward(self._guards, logs, self._num_eval_problems),
+            "guards.max_eval_drop": _hacked_reward(self._guards, self._truths, logs, self._num_eval_problems),
             "guards.max_length_drift": _drifting_length(self._guards, logs),
             "guards.max_kl": _far_from_reference(self._guards, logs),
         }
@@ -185,11 +191,11 @@ def _collapsed_entropy(guards: Guards, logs: Sequence[Log]) -> str | None:
     )
 
 
-def _hacked_reward(guards: Guards, logs: Sequence[Log], num_problems: int) -> str | None:
+def _hacked_reward(guards: Guards, truths: Sequence[str], logs: Sequence[Log], num_problems: int) -> str | None:
     limit = guards.max_eval_drop
     if limit is None or not num_problems:
         return None
-    for name in VERIFIED if guards.truth is None else (guards.truth,):
+    for name in truths:
         key = f"{EVALUATION}rewards/{name}/mean"
         if _number(logs[-1], key) is None:
             continue
