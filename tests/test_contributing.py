@@ -186,7 +186,7 @@ def test_page_that_is_stale_is_named(folder, capsys):
     assert "recipes/README.md: stale; run `make pages` and commit what it wrote" in lines
 
 
-@pytest.mark.parametrize("name", [name for name in FOLDERS if name != pages.NOT_ON_GPUS])
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name not in pages.NOT_ON_GPUS])
 def test_readme_has_its_places_and_says_whether_it_was_run(name, recipes):
     text = (recipes / name / "README.md").read_text(encoding="utf-8")
     for block in ("plan", "results"):

@@ -91,6 +91,18 @@ distill:
   teacher: org/teacher
 {revision}  max_completion_length: 8
 """
+RATED = """\
+step: grpo
+model: {{name: ./here}}
+data: [{{path: rows.jsonl}}]
+rewards:
+  - format
+  - name: reward_model
+    model: org/model
+{of_reward}  - {{name: judge, rubric: rubric.yaml}}
+judge: {{name: org/teacher{of_judge}}}
+trainer: {{learning_rate: 1.0e-6}}
+"""
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -181,13 +193,17 @@ def recipe(tmp_path, hub):
             SFT.format(model=f"\n    revision: {MODEL}\n    name: org/model", data=PATH),
         ),
         (DISTILL.format(revision=""), DISTILL.format(revision=f"  teacher_revision: {TEACHER}\n")),
+        (
+            RATED.format(of_reward="", of_judge=""),
+            RATED.format(of_reward=f"    revision: {MODEL}\n", of_judge=f", revision: {TEACHER}"),
+        ),
         (SFT.format(model="{name: ./here}", data=PATH), SFT.format(model="{name: ./here}", data=PATH)),
         (
             BLOCK.rstrip("\n").replace("step: grpo\n", "") + "\nstep: grpo",
             PINNED_BLOCK.rstrip("\n").replace("step: grpo\n", "") + "\nstep: grpo",
         ),
     ],
-    ids=["block", "crlf", "pinned", "flow", "null", "config", "empty", "teacher", "path", "no_newline_at_end"],
+    ids=["block", "crlf", "pinned", "flow", "null", "config", "empty", "teacher", "judge", "path", "no_newline_at_end"],
 )
 def test_revisions_are_written_and_nothing_else_changes(text, pinned, recipe):
     file = recipe(text)

@@ -450,6 +450,32 @@ def test_each_mend_makes_it_fit(name, write_recipe):
         assert plan_of(with_overrides(plan.recipe, mend.overrides), Assumptions()).fits
 
 
+@pytest.mark.parametrize(
+    ("sections", "mended"),
+    [
+        (
+            grpo(rewards=[{"name": "reward_model", "model": "Qwen/Qwen2.5-1.5B", "batch_size": 1024}]),
+            "rewards.0.batch_size",
+        ),
+        (
+            {
+                "step": "preferences",
+                "model": {"name": "Qwen/Qwen2.5-1.5B"},
+                "data": [sums(64)],
+                "preferences": {"rubric": "rubric.yaml", "max_completion_length": 1000},
+                "judge": {"name": "Qwen/Qwen2.5-32B"},
+                "hardware": {"gpu": "a100_40gb", "vllm": {}, "judge": {}},
+            },
+            "hardware.judge.tensor_parallel_size",
+        ),
+    ],
+    ids=["reward model that reads too much at once", "judge on one GPU"],
+)
+def test_what_rates_is_mended_by_its_own_keys(sections, mended, write_recipe):
+    mends = mends_of(plans_of(recipe_of(write_recipe, sections))[0])
+    assert [mend for mend in mends if mended in mend.overrides]
+
+
 def test_mend_is_printed_as_one_types_it(write_recipe, capsys):
     file = write_recipe(**MISFITS["copies of everything"])
     assert main([str(file)]) == 1

@@ -23,8 +23,7 @@ is computed, never measured: [how, and how far off](../src/open_r1/planning/READ
 | recipe | what | hardware | planned hours | planned USD | published | ours |
 |---|---|---|---|---|---|---|
 """
-NOT_ON_GPUS = "tiny-r1"
-MEASURED = f"[measured, three seeds]({NOT_ON_GPUS}/README.md)"
+NOT_ON_GPUS = ("tiny-r1", "tiny-rlaif")
 
 
 def pages(recipes: Path) -> Iterator[tuple[Path, str]]:
@@ -63,7 +62,7 @@ def _recipes_of(folder: Path) -> list[Recipe]:
 
 def _planned(recipe: Recipe) -> tuple[str, str, str]:
     """Hardware, hours and dollars."""
-    if recipe.source.parent.name == NOT_ON_GPUS:
+    if recipe.source.parent.name in NOT_ON_GPUS:
         return "2 CPU cores", "–", "–"
     summary = planning.summary(recipe)
     hours = "–" if summary.hours is None else f"{summary.hours:,.1f}"
@@ -76,8 +75,8 @@ def _published(folder: Path, recipe: Recipe) -> str:
 
 
 def _ours(folder: Path, recipe: Recipe) -> str:
-    if folder.name == NOT_ON_GPUS:
-        return MEASURED
+    if folder.name in NOT_ON_GPUS:
+        return f"[measured, three seeds]({folder.name}/README.md)"
     found = [entry for entry in evidence_of(folder) if entry["recipe"] == recipe.source.name]
     return f"[{len(found)} runs]({folder.name}/README.md#results)" if found else "not yet run"
 

@@ -18,6 +18,7 @@ import yaml
 
 from open_r1.places import HUB
 from open_r1.recipe import STAGE_REFERENCE, Recipe, RecipeError, is_path, load_recipe
+from open_r1.rewards import models_of_rewards
 
 # Fields of a config.json that decide shapes: what recipes/hub/models.yaml keeps of it.
 CONFIG_FIELDS = (
@@ -59,6 +60,11 @@ def named_in(recipe: Recipe) -> Iterator[Named]:
     if recipe.distill:
         distill = recipe.distill
         models.append((distill.teacher, ("distill",), "teacher", "teacher_revision", distill.teacher_revision))
+    if recipe.judge and recipe.judge.name:
+        models.append((recipe.judge.name, ("judge",), "name", "revision", recipe.judge.revision))
+    for index, name in models_of_rewards(recipe):
+        revision = recipe.rewards[index].parameters.get("revision")
+        models.append((name, ("rewards", index), "model", "revision", revision))
     for name, *where in models:
         if not is_path(name) and not name.startswith(STAGE_REFERENCE):
             yield Named("model", name, *where)

@@ -137,7 +137,6 @@ def _made_by(maker: Recipe) -> StandIn | Path:
         begins_with.hub_name,
         maker.trainer.get("eos_token") or begins_with.eos_token,
         maker.path(template).read_text(encoding="utf-8") if template else begins_with.chat_template,
-        maker.step == "reward_model",
     )
 
 
