@@ -251,9 +251,7 @@ def test_row_that_is_there_is_not_sampled_again(write_generate_recipe, generate_
 
 def test_judge_that_breaks_stops_the_run_and_loses_no_completion(write_generate_recipe, generate_in, tmp_path):
     file = write_generate_recipe(rewards=["test_generation:no_verdict"], generate={"max_completion_length": 100})
-    with pytest.raises(
-        RunStopped, match=r"\d of 6 completions got no verdict \(guards.max_judge_failed_share: 0.1"
-    ):
+    with pytest.raises(RunStopped, match=r"\d of 6 completions got no verdict \(guards.max_judge_failed_share: 0.1"):
         generate_in(file, "run")
     assert num_journaled(shards.Shard(0, 0, 3), tmp_path / "run") == 6
     assert not (tmp_path / "run" / "generate.json").exists()

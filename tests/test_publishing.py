@@ -540,8 +540,8 @@ def test_command_is_as_it_was_given_without_places(words, command, tmp_path):
     ("changes", "said"),
     [
         ({"status": "running"}, "its status is running; only a run that is done can be published"),
-        ({"step": "sft"}, "step sft: only runs of generate, distill, evaluate can be published"),
-        ({"step": "grpo"}, "step grpo: only runs of generate, distill, evaluate can be published"),
+        ({"step": "sft"}, "step sft: only runs of generate, distill, preferences, evaluate can be published"),
+        ({"step": "grpo"}, "step grpo: only runs of generate, distill, preferences, evaluate can be published"),
     ],
 )
 def test_other_runs_are_refused(changes, said, traces_run, hub, capsys):

@@ -60,7 +60,11 @@ def write_distill_recipe(write_recipe, smallest_model):
         ("distill", "1/2/3", "--share 1/2/3: it is no share"),
         ("distill", "1.0/2", "--share 1.0/2: it is no share"),
         ("distill", "", "--share : it is no share"),
-        ("sft", "0/2", r"sft.yaml: step: sft has no shares \(evaluate, generate, distill have\); leave --share out"),
+        (
+            "sft",
+            "0/2",
+            r"sft.yaml: step: sft has no shares \(evaluate, generate, distill, preferences have\); leave --share out",
+        ),
     ],
 )
 def test_what_is_no_share_is_one_line_and_exit_code_2(

@@ -342,6 +342,8 @@ def _rubric_problems(recipe: Recipe, key: str, path: str) -> Iterator[str]:
 
 
 def _truth_problems(recipe: Recipe) -> Iterator[str]:
+    if recipe.step == "grpo" and recipe.guards.max_kl is not None and not trainer_value("grpo", recipe.trainer, "beta"):
+        yield "guards.max_kl: with trainer.beta 0 nobody computes it; set trainer.beta, e.g. 0.001, or remove it"
     truth = recipe.guards.truth
     if truth is None:
         return

@@ -173,6 +173,8 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
 
 def _train_from(checkpoint: Path | None, trainer: Trainer, recipe: Recipe) -> None:
     if checkpoint is not None and is_last_step(trainer, checkpoint):  # transformers would train on, a step too many
+        if trainer.args.load_best_model_at_end and (best := steps_of(checkpoint).best_model_checkpoint):
+            checkpoint = checkpoint.with_name(Path(best).name)
         if shares_out_weights(trainer.accelerator):
             num_steps = steps_of(checkpoint).global_step
             trainer._prepare_for_training(num_steps, trainer.get_train_dataloader(), str(checkpoint))
