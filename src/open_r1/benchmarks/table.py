@@ -57,6 +57,13 @@ def _livecodebench(task: str, contests: str) -> Benchmark:
     return _as_r1(task, 16, columns, f"{R1_SAMPLING}; {contests}", judge="livecodebench")
 
 
+HELD_OUT_SUMS = Procedural(
+    family="basic_arithmetic",
+    split="test",
+    num_problems=1000,
+    seed=0,
+    parameters={"min_terms": 7, "max_terms": 7, "min_digits": 1, "max_digits": 1},
+)
 BENCHMARKS: dict[str, Benchmark] = {
     "tiny_sums": Benchmark(
         task="tiny_sums",
@@ -65,13 +72,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         top_p=1.0,
         max_new_tokens=80,
         source="ours: sums of seven one-digit numbers, held out; the tiny models are trained at this sampling",
-        procedural=Procedural(
-            family="basic_arithmetic",
-            split="test",
-            num_problems=1000,
-            seed=0,
-            parameters={"min_terms": 7, "max_terms": 7, "min_digits": 1, "max_digits": 1},
-        ),
+        procedural=HELD_OUT_SUMS,
     ),
     "tiny_chat": Benchmark(
         task="tiny_chat",
@@ -98,13 +99,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         top_p=1.0,
         max_new_tokens=80,
         source="ours: the sums of tiny_sums; an answer counts if it names every intermediate sum in order",
-        procedural=Procedural(
-            family="basic_arithmetic",
-            split="test",
-            num_problems=1000,
-            seed=0,
-            parameters={"min_terms": 7, "max_terms": 7, "min_digits": 1, "max_digits": 1},
-        ),
+        procedural=HELD_OUT_SUMS,
         judge="explanation",
     ),
     # MATH's own answers are what stands in the box of its worked solutions, so a copy may bring the answer alone.

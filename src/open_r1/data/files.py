@@ -13,13 +13,6 @@ from open_r1 import procedural
 from open_r1.recipe import STAGE_REFERENCE, DataSource, Recipe, RecipeError
 
 FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-STEP_COLUMNS = {
-    "pretrain": ("text",),
-    "sft": ("prompt", "completion"),
-    "grpo": ("prompt",),
-    "distill": ("prompt",),
-    "generate": ("prompt",),
-}
 NO_ROWS = "corresponds to no data"  # how datasets says so
 ROWS_AT_A_TIME = 1000  # of a parquet file; a row can be a trace of 100 kB
 BYTES_AT_A_TIME = 1 << 20  # of each of its columns

@@ -9,7 +9,7 @@ from open_r1.feedback.asking import first_labels, request
 from open_r1.feedback.reading import read_verdict
 from open_r1.feedback.rubric import Rubric
 from open_r1.recipe import Thinking
-from open_r1.rewards.completion import Completion, completion_text
+from open_r1.rewards.completion import Completion, completion_text, prompt_messages
 
 
 def labelled(
@@ -25,7 +25,7 @@ def labelled(
     mark theirs, where the rubric shows answers alone. Raises ValueError, one line, if the scores are no verdict of this
     rubric, or if no judge is ever asked about the completion.
     """
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages = prompt_messages(prompt)
     (label,) = first_labels(1)
     verdict = json.dumps({label: _read(scores)}, separators=(",", ":"), default=repr)
     if read_verdict(verdict, rubric, 1) is None:

@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
-import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from open_r1.recipe import RecipeError, Thinking
-from open_r1.recipe.reading import UniqueKeyLoader
+from open_r1.recipe.reading import read_mapping
 from open_r1.recipe.sections import Section
 from open_r1.rewards.completion import after_thinking
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
+MISSING = "no such rubric; give a .yaml file beside the recipe"
 TEMPLATE_VARIABLES = ("principles", "scale", "question", "messages", "answers", "labels")
 TEMPLATES = ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.loopcontrols"]
@@ -113,29 +113,15 @@ def load_rubric(path: str | Path) -> Rubric:
     """The rubric in a .yaml file. Raises RecipeError, one line for each mistake."""
     file = Path(path)
     try:
-        rubric = Rubric.model_validate(_read(file))
+        rubric = Rubric.model_validate(
+            read_mapping(file, MISSING, f"a rubric is a mapping ({', '.join(Rubric.model_fields)})")
+        )
     except ValidationError as error:
         raise RecipeError(*(f"{file}: {_line(entry)}" for entry in error.errors())) from None
     rubric._source = file
     if rubric.template is not None:
         rubric._template_text = _read_template(file, rubric.template)
     return rubric
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
-    except FileNotFoundError:
-        raise RecipeError(f"{file}: no such rubric; give a .yaml file beside the recipe") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise RecipeError(f"{file}: {where}not valid YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"{file}: a rubric is a mapping ({', '.join(Rubric.model_fields)})")
-    return values
 
 
 def _read_template(rubric_file: Path, name: str) -> str:

@@ -90,7 +90,7 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice: YAML would silently keep the second."""
 
     def construct_mapping(self, node, deep=False):
@@ -104,13 +104,22 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
-    except FileNotFoundError:
-        raise RecipeError(f"{file}: no such recipe; `make check` lists those that there are") from None
-    except IsADirectoryError:
+    if file.is_dir():
         recipes = ", ".join(sorted(each.name for each in file.glob("*.yaml"))) or "there is none"
-        raise RecipeError(f"{file}: a folder; name one of its recipes ({recipes})") from None
+        raise RecipeError(f"{file}: a folder; name one of its recipes ({recipes})")
+    return read_mapping(
+        file,
+        "no such recipe; `make check` lists those that there are",
+        "a recipe is a mapping of sections (step, model, data, …)",
+    )
+
+
+def read_mapping(file: Path, if_missing: str, if_no_mapping: str) -> dict[str, Any]:
+    """The mapping in a YAML file, no key of it written twice. Raises RecipeError, one line in the name of the file."""
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise RecipeError(f"{file}: {if_missing}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
@@ -118,7 +127,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         where = f"line {mark.line + 1}: " if mark else ""
         raise RecipeError(f"{file}: {where}not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
-        raise RecipeError(f"{file}: a recipe is a mapping of sections (step, model, data, …)")
+        raise RecipeError(f"{file}: {if_no_mapping}")
     return values
 
 

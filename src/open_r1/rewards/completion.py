@@ -41,6 +41,11 @@ def completion_text(completion: Completion) -> str:
     return completion if isinstance(completion, str) else completion[-1]["content"] or ""
 
 
+def prompt_messages(prompt: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """A prompt as TRL hands it over, as a conversation: a string is the user's only message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
 def after_thinking(text: str, thinking: Thinking = Thinking()) -> str | None:
     """What follows the thinking; None if the thinking never ends.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from open_r1.recipe import Thinking
-from open_r1.rewards.completion import Completion, completion_text
+from open_r1.rewards.completion import Completion, completion_text, prompt_messages
 
 if TYPE_CHECKING:
     from open_r1.feedback import ModelJudge
@@ -40,7 +40,7 @@ def judge_reward(
     texts = [completion_text(completion) for completion in completions]
     scores_PG = judge.scores(
         read,
-        [_messages(prompts[rows[0]]) for rows in rows_of.values()],
+        [prompt_messages(prompts[rows[0]]) for rows in rows_of.values()],
         [[texts[row] for row in rows] for rows in rows_of.values()],
         thinking,
     )
@@ -54,7 +54,3 @@ def judge_reward(
             if (value := judge.report()[name]) is not None:
                 log_metric(f"rewards/judge/{name}", value)
     return values
-
-
-def _messages(prompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)

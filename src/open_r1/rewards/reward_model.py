@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from open_r1.recipe import Endpoint, RecipeError
-from open_r1.rewards.completion import Completion, completion_text
+from open_r1.rewards.completion import Completion, completion_text, prompt_messages
 
 ENDPOINT_KEY = "rewards.reward_model.endpoint"  # as an override would be written
 
@@ -50,7 +50,7 @@ def reward_model_reward(
     from open_r1.feedback.reward_models import reward_model_here, served_reward_model
 
     conversations = [
-        [*_messages(prompt), {"role": "assistant", "content": completion_text(completion)}]
+        [*prompt_messages(prompt), {"role": "assistant", "content": completion_text(completion)}]
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     if endpoint is None:
@@ -60,7 +60,3 @@ def reward_model_reward(
     if log_metric is not None:
         log_metric("rewards/reward_model/failed_share", values.count(None) / len(values))
     return values
-
-
-def _messages(prompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
