@@ -525,6 +525,7 @@ def interrupt_and_take_up(recipe, runs: Path, interrupt: str) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_launcher_is_asked_to_stop_a_run_and_takes_it_up_again(recipe_with, tmp_path):
     recipe = recipe_with()
     run_dir = interrupt_and_take_up(recipe, tmp_path / "runs", "SIGUSR1 SIGTERM 2 launcher")

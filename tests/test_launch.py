@@ -116,7 +116,7 @@ def test_run_that_began_from_other_weights_is_moved_away_and_not_taken_up(sft_re
     assert (tmp_path / "run.stale1" / "checkpoints").is_dir()
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_run_that_a_guard_stops_says_why_and_nothing_else(num_processes, write_grpo_recipe, tmp_path):
     guards = {"max_dead_steps": 1, "max_truncated_share": None}
     recipe = write_grpo_recipe(num_processes, rewards=["format"], trainer={}, guards=guards)
@@ -133,7 +133,7 @@ def test_run_that_a_guard_stops_says_why_and_nothing_else(num_processes, write_g
 @pytest.mark.parametrize(
     ("reward", "error"),
     [
-        ("breaks_in_the_second_process", "LookupError: what really happened"),
+        pytest.param("breaks_in_the_second_process", "LookupError: what really happened", marks=pytest.mark.slow),
         ("kills_the_second_process", "ended by SIGKILL; for SIGKILL look at the machine's memory"),
     ],
 )
@@ -430,6 +430,7 @@ def test_command_ends_on_every_host_when_the_connection_is_gone(on_hosts, tmp_pa
 # --- Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_work_on_one_batch(write_grpo_recipe, tmp_path):
     recipe = write_grpo_recipe(2, rewards=["format"], trainer={"log_completions": True, "max_steps": 1})
     finished = run_launcher("grpo", recipe, "--runs", tmp_path / "runs")
@@ -438,6 +439,7 @@ def test_two_processes_work_on_one_batch(write_grpo_recipe, tmp_path):
     assert len(pd.read_parquet(table)) == 2 * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_run_taken_up_from_a_checkpoint_ends_with_the_same_weights(num_processes, write_grpo_recipe, tmp_path):
     recipe = write_grpo_recipe(
@@ -462,6 +464,7 @@ def test_run_taken_up_from_a_checkpoint_ends_with_the_same_weights(num_processes
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_pipeline_skips_what_is_done_and_takes_up_what_failed(sft_recipe, write_recipe, smallest_model, tmp_path):
     write_recipe(
         "distill.yaml",

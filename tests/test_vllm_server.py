@@ -514,6 +514,7 @@ def test_servers_that_nobody_asks(sections, line, served_recipe, tmp_path):
     assert line in next(incompatible_settings(served_recipe(**given), {}))
 
 
+@pytest.mark.slow
 def test_several_processes_ask_one_server(served_recipe, site, smallest_model, tmp_path):
     site(ANSWERS)
     sections = asking(tmp_path) | {"model": {"name": str(smallest_model)}}
