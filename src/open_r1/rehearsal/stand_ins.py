@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def shrunk_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Of the heads that share a key there are as many as fit: 28 heads with 4 keys become 4 with 1.
     """
-    small = {key: value for key, value in config.items() if key not in LEFT_OUT}
+    small = {key: deepcopy(value) for key, value in config.items() if key not in LEFT_OUT}  # for transformers to change
     small |= {key: min(value, AT_MOST[key]) for key, value in small.items() if key in AT_MOST and value is not None}
     heads = config["num_attention_heads"]
     head_size = small["hidden_size"] // HEADS
@@ -181,7 +182,7 @@ def shrunk_config(config: Mapping[str, Any]) -> dict[str, Any]:
         is_usual = config["head_dim"] * heads == config["hidden_size"]
         small["head_dim"] = head_size if is_usual else 2 * head_size
     if config.get("layer_types"):
-        small["layer_types"] = config["layer_types"][: small["num_hidden_layers"]]
+        small["layer_types"] = small["layer_types"][: small["num_hidden_layers"]]
     return small
 
 
