@@ -14,8 +14,8 @@ files of another name those of that name:
     results_feedback      a row a seed: pairs by AI, the reward model, and RL against it
     results_minutes       a row a stage
 
-A model's first benchmark gives its pass@1, its answers and their length; others have a column each. `--check` only says
-whether the README shows what results.json has.
+A model's first benchmark gives its pass@1, its answers and their length; others have a column each. Without runs the
+README is filled in anew from the results.json that is there; `--check` only says whether it shows what that has.
 """
 
 import argparse
@@ -114,8 +114,8 @@ def _format_share(completions_file: Path) -> float:
 def _curves(stage_dir: Path) -> dict[str, list[float]]:
     """What a run of RL logged of its rollouts, in order, and at which steps; a key that it did not log is left out."""
     lines = (stage_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    logs = {log["step"]: log for log in map(json.loads, lines)}
-    rows = [logs[step] for step in sorted(logs) if CURVES["tokens"] in logs[step]]
+    logs = {log["step"]: log for log in map(json.loads, lines) if CURVES["tokens"] in log}  # no evaluation has it
+    rows = [logs[step] for step in sorted(logs)]
     logged = {name: [round(row[key], 4) for row in rows] for name, key in CURVES.items() if key in rows[0]}
     return {"steps": [row["step"] for row in rows], **logged}
 
@@ -354,6 +354,13 @@ def with_figures(readme: str, name: str, runs: list[dict]) -> str:
     return readme
 
 
+def recorded(results: Path) -> list[dict]:
+    """The records that were written; exits if there are none."""
+    if not results.exists():
+        raise SystemExit(f"{results}: there is no such file; give the runs that it is to be made from")
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
 def as_json(runs: list[dict]) -> str:
     """The records, a line for each value and for each list of numbers."""
     lists_of_scalars = re.compile(r"\[\n\s*([^][{}]+?)\n\s*\]")
@@ -373,13 +380,14 @@ def main() -> int:
     if text is None and arguments.check:
         raise SystemExit(f"{readme}: there is no such file to check")
     if arguments.check:
-        shown = text == with_figures(text, results.stem, json.loads(results.read_text(encoding="utf-8")))
+        shown = text == with_figures(text, results.stem, recorded(results))
         print(f"{readme}: {'shows' if shown else 'does not show'} {results.name}")
         return 0 if shown else 1
-    runs = collect(arguments.run_dirs)
-    if text is not None:  # before anything is written: it may have no markers
+    if arguments.run_dirs:  # written first: whatever the README lacks, the records are there
+        results.write_text(as_json(collect(arguments.run_dirs)), encoding="utf-8")
+    runs = recorded(results)
+    if text is not None:
         readme.write_text(with_figures(text, results.stem, runs), encoding="utf-8")
-    results.write_text(as_json(runs), encoding="utf-8")
     print(table(runs))
     return 0
 

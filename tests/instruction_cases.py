@@ -258,6 +258,7 @@ CASES: dict[str, list[tuple[str, str, float | None]]] = {
         (bullets(2), "* one\r\n* two\r\n", 1.0),
         (bullets(1), "**bold**\n* one", 1.0),
         (bullets(2), "* one\n---", 1.0),  # as IFEval counts
+        (bullets(1), "*\n* one", 1.0),  # IFEval counts two
         (bullets(1), "* one\n* two", 0.0),
         (bullets(1), "one * two - three", 0.0),
         (tulu("verify_bullet_points", N=1), "- one", 1.0),

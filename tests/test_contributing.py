@@ -179,6 +179,17 @@ def test_no_page_is_stale():
     assert pages.main(["--check"]) == 0, "run `make pages` and commit what it wrote"
 
 
+@pytest.mark.parametrize("is_measured", [True, False])
+def test_tiny_recipe_is_measured_once_its_results_are_there(is_measured, recipes):
+    file = recipes / "tiny-rlaif" / "results.json"
+    file.unlink(missing_ok=True)
+    if is_measured:
+        file.write_text("[]")
+    told = "[measured, three seeds](tiny-rlaif/README.md)" if is_measured else "not yet run"
+    lines = [line for line in pages.index(recipes).splitlines() if line.startswith("| [tiny-rlaif]")]
+    assert lines and all(line.endswith(f"| {told} |") for line in lines)
+
+
 def test_page_that_is_stale_is_named(folder, capsys):
     assert pages.main(["--check"]) == 1
     lines = capsys.readouterr().err.splitlines()

@@ -1,5 +1,6 @@
 """DPO: its loss is the papers', a run that was killed ends like one in a piece, a policy learns what it is shown."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,8 +22,10 @@ from trainers_of_tests import Float64LmHead, difference, in_float64, move_from_r
 from transformers import AutoModelForCausalLM
 
 from open_r1 import modeling, training
+from open_r1.data import load_data
 from open_r1.dpo import dpo
 from open_r1.recipe import RecipeError, load_recipe
+from open_r1.training.pairs import check_rendering
 
 FLOAT64 = 1e-9
 LORA = {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -182,6 +185,114 @@ def test_template_that_does_not_end_the_turn_is_refused(built, tmp_path):
     (tmp_path / "endless.jinja").write_text(modeling.CHAT_TEMPLATE.replace(f" + '{modeling.EOS}'", ""))
     with pytest.raises(RecipeError, match=r"model.chat_template: '<\|end\|>' is not among the trained tokens of row 0"):
         built(model={"chat_template": "endless.jinja"})
+
+
+# --- What is trained on is what the pairs say
+
+
+THOUGHT = {"prompt": "1+1=?", "chosen": "<think>1 and 1</think>2", "rejected": "<think>hm</think>3"}
+SHORT_OF_THOUGHT = {"prompt": "1+1=?", "chosen": "2", "rejected": "3"}
+STRIPS = modeling.CHAT_TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1]")
+PREFILLS = modeling.CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{% endif %}"
+TRIMS = modeling.CHAT_TEMPLATE.replace("message['content']", "message['content'].strip()")
+TEMPLATES = {  # a template, a pair, and what is wrong with it for a policy
+    "strips": (STRIPS, THOUGHT, r"row 0, chosen: it leaves out some of what the assistant says, as templates do that"),
+    "strips, nothing to strip": (STRIPS, SHORT_OF_THOUGHT, None),
+    "prefills": (
+        PREFILLS,
+        SHORT_OF_THOUGHT,
+        r"row 0, chosen: a policy's prompt ends with '.*<think>', and before this",
+    ),
+    "prefills what is there": (PREFILLS, THOUGHT, None),
+    "trims": (TRIMS, {**THOUGHT, "chosen": " 2\n"}, None),
+}
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_template_that_changes_what_pairs_say_is_refused(case, recipe_with, tmp_path):
+    template, pair, problem = TEMPLATES[case]
+    recipe, pairs, tokenizer = rendering_of(recipe_with, tmp_path, pair)
+    tokenizer.chat_template = template
+    line = rf"recipe.yaml: model.chat_template: {problem} .*; give one that renders every message"
+    with pytest.raises(RecipeError, match=line) if problem else contextlib.nullcontext():
+        check_rendering(recipe, pairs, tokenizer, after_generation_prompt=True)
+
+
+def test_earlier_turns_may_lose_their_thinking_and_a_reward_model_is_asked_for_no_answer(recipe_with, tmp_path):
+    question, answer = ({"role": "user", "content": "1+1=?"}, {"role": "assistant", "content": "2"})
+    pair = {"prompt": [question, {"role": "assistant", "content": "<think>hm</think>2"}, question]}
+    recipe, pairs, tokenizer = rendering_of(recipe_with, tmp_path, {**pair, "chosen": [answer], "rejected": [answer]})
+    tokenizer.chat_template = STRIPS
+    check_rendering(recipe, pairs, tokenizer, after_generation_prompt=True)
+    tokenizer.chat_template = PREFILLS
+    check_rendering(recipe, pairs, tokenizer, after_generation_prompt=False)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "recipes" / "chat_templates").glob("*.jinja")), ids=lambda f: f.stem
+)
+@pytest.mark.parametrize("pair", [THOUGHT, SHORT_OF_THOUGHT], ids=["thinking", "none"])
+def test_templates_of_the_recipes_render_pairs_as_they_are(file, pair, recipe_with, tmp_path):
+    recipe, pairs, tokenizer = rendering_of(recipe_with, tmp_path, pair)
+    tokenizer.chat_template = file.read_text(encoding="utf-8")
+    check_rendering(recipe, pairs, tokenizer, after_generation_prompt=True)
+
+
+def rendering_of(recipe_with, tmp_path, pair: dict):
+    """A recipe of one pair, the pair as the step loads it, and the model's tokenizer."""
+    recipe = load_recipe(recipe_with(data=[{"path": "pair.jsonl"}]))
+    (tmp_path / "pair.jsonl").write_text(json.dumps(pair) + "\n")
+    return recipe, load_data(recipe), modeling.load_tokenizer(recipe)
+
+
+@pytest.mark.parametrize("strips", ["data", "eval_data"])
+def test_both_sections_are_rendered_before_anything_is_trained(strips, recipe_with, tmp_path):
+    (tmp_path / "strips.jinja").write_text(STRIPS)
+    pairs = {"data": SHORT_OF_THOUGHT, "eval_data": SHORT_OF_THOUGHT, strips: THOUGHT}
+    for section, pair in pairs.items():
+        (tmp_path / f"{section}.jsonl").write_text(json.dumps(pair) + "\n")
+    sources = {section: [{"path": f"{section}.jsonl"}] for section in pairs}
+    recipe = recipe_with({"eval_strategy": "steps"}, model={"chat_template": "strips.jinja"}, **sources)
+    with pytest.raises(RecipeError, match="model.chat_template: row 0, chosen: it leaves out"):
+        dpo(load_recipe(recipe), tmp_path)
+
+
+LONG = {"prompt": "1+1=?" * 10, "chosen": "2", "rejected": "3"}
+
+
+def test_pairs_that_trl_leaves_out_or_cuts_off_are_told(built, tmp_path, capfd):
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in [LONG, *PAIRS, LONG]))
+    trainer = built(trainer={"max_length": 10}, data=[{"path": "some.jsonl"}])
+    assert len(trainer.train_dataset) == len(PAIRS)
+    room = 10 - len("u1+1=?a") - 1  # less the prompt's tokens and EOS
+    cut = sum(len(pair[name]) > room for pair in PAIRS for name in ("chosen", "rejected"))
+    printed = capfd.readouterr().out
+    assert f"data: 2 of {len(PAIRS) + 2} pairs are left out: their prompts alone fill trainer.max_length" in printed
+    assert f"data: {cut} of {2 * len(PAIRS)} answers are cut off at trainer.max_length (10 tokens)" in printed
+    assert 0 < cut < 2 * len(PAIRS)
+
+
+def test_pairs_that_all_fit_are_not_told_of(built, capfd):
+    built(trainer={"max_length": 100})
+    assert "trainer.max_length" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("section", ["data", "eval_data"])
+@pytest.mark.parametrize("keys", [{}, {"precompute_ref_log_probs": True}], ids=["", "precomputed"])
+def test_pairs_of_which_none_is_left_are_one_line(section, keys, recipe_with, tmp_path):
+    for name, pair in (("fits", SHORT_OF_THOUGHT), ("long", LONG)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(pair) + "\n")
+    sources = {
+        "data": [{"path": "fits.jsonl"}],
+        "eval_data": [{"path": "pairs.jsonl"}],
+        section: [{"path": "long.jsonl"}],
+    }
+    recipe = recipe_with({"max_length": 20, "eval_strategy": "steps", **keys}, **sources)
+    line = (
+        rf"recipe.yaml: {section}: all 1 pairs are left out: their prompts alone fill trainer.max_length \(20 tokens\)"
+    )
+    with pytest.raises(RecipeError, match=line):
+        dpo(load_recipe(recipe), tmp_path)
 
 
 # --- Killed and taken up

@@ -329,6 +329,15 @@ def test_labels_of_a_person_may_be_columns_of_numbers(recipe_of, tmp_path):
     assert example["completion"] == [{"role": "assistant", "content": '{"A":{"order":9}}'}]
 
 
+def procedural(parameters: dict) -> dict:
+    return {"procedural": {"family": "tiny_explanations", "num_problems": 4, "parameters": parameters}}
+
+
+def test_what_is_no_sum_is_one_line_where_it_is_drawn_too(recipe_of):
+    with pytest.raises(RecipeError, match="data.0.procedural: parameters.min_terms: 1 is no sum; give 2 or more"):
+        load_data(recipe_of(procedural({"min_terms": 1})))
+
+
 @pytest.mark.parametrize(
     ("sections", "line"),
     [
@@ -337,10 +346,15 @@ def test_labels_of_a_person_may_be_columns_of_numbers(recipe_of, tmp_path):
             "data.0.rubric: a judge learns its verdicts by step sft, and this is grpo; remove it",
         ),
         ({"rubric": "none.yaml"}, "data.0.rubric: .*none.yaml: no such rubric; give a .yaml file beside the recipe"),
+        (
+            {"source": procedural({"min_terms": 1})},
+            "data.0.procedural.parameters.min_terms: 1 is no sum; give 2 or more",
+        ),
     ],
-    ids=["step", "file"],
+    ids=["step", "file", "terms"],
 )
 def test_mistakes_are_told_before_anything_runs(sections, line, recipe_of):
+    sections = dict(sections)
     rubric = {"rubric": sections.pop("rubric")} if "rubric" in sections else {}
     recipe = recipe_of(**sections)
     recipe = recipe.model_copy(update={"data": [recipe.data[0].model_copy(update=rubric)]})

@@ -1,5 +1,6 @@
 """Completions in shards: what a kill leaves, what shares and processes divide, and what the step leaves behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -251,10 +252,52 @@ def test_row_that_is_there_is_not_sampled_again(write_generate_recipe, generate_
 
 def test_judge_that_breaks_stops_the_run_and_loses_no_completion(write_generate_recipe, generate_in, tmp_path):
     file = write_generate_recipe(rewards=["test_generation:no_verdict"], generate={"max_completion_length": 100})
-    with pytest.raises(RunStopped, match=r"\d of 6 completions got no verdict \(guards.max_judge_failed_share: 0.1"):
+    with pytest.raises(RunStopped, match=r"(\d) of \1 completions got no verdict \(guards.max_judge_failed_share: 0.1"):
         generate_in(file, "run")
     assert num_journaled(shards.Shard(0, 0, 3), tmp_path / "run") == 6
     assert not (tmp_path / "run" / "generate.json").exists()
+
+
+def test_reward_model_that_is_none_is_told_before_anything_is_sampled(
+    write_generate_recipe, generate_in, smallest_model, monkeypatch
+):
+    monkeypatch.setattr(sampling, "sample_shard", lambda *arguments: pytest.fail("it was sampled"))
+    file = write_generate_recipe(rewards=["format", {"name": "reward_model", "model": str(smallest_model)}])
+    with pytest.raises(RecipeError, match=r"generate.yaml: rewards.1.model: .* is no reward model"):
+        generate_in(file, "run")
+
+
+def test_missing_verdicts_of_all_attempts_count_in_the_end(write_generate_recipe, generate_in):
+    keys = {"rewards": ["test_generation:no_verdict"], "generate": {"max_completion_length": 100}}
+    run_dir = generate_in(write_generate_recipe(**keys, guards={"max_judge_failed_share": None}), "run")
+    (run_dir / "generate.json").unlink()
+    with pytest.raises(RunStopped, match=r"(\d+) of \1 completions got no verdict .* delete completions/"):
+        generate_in(write_generate_recipe(**keys), "run")
+
+
+# Of 48 completions a tenth are 4; of 10,000 the first 16 may be anything, and then it is the share that counts.
+VERDICTS = [
+    (1, 8, 48, False, False),
+    (4, 8, 48, False, False),
+    (5, 8, 48, False, True),
+    (4, 48, 48, True, False),
+    (5, 48, 48, True, True),
+    (1, 8, 8, True, True),
+    (16, 20, 10_000, False, False),
+    (17, 20, 10_000, False, True),
+    (17, 170, 10_000, False, False),
+    (0, 0, 0, True, False),
+]
+
+
+@pytest.mark.parametrize(("unjudged", "judged", "num_completions", "is_whole", "stops"), VERDICTS)
+def test_verdicts_that_are_missing_are_a_share_of_the_run_and_not_of_a_shard(
+    unjudged, judged, num_completions, is_whole, stops, write_generate_recipe
+):
+    recipe = load_recipe(write_generate_recipe(guards={"max_judge_failed_share": 0.1}))
+    verdicts = {sampling.JUDGED: judged, sampling.UNJUDGED: unjudged}
+    with pytest.raises(RunStopped, match=f"{unjudged} of {judged} ") if stops else contextlib.nullcontext():
+        sampling.check_judged(recipe, verdicts, num_completions, is_whole)
 
 
 def no_verdict(completions, **columns):

@@ -30,7 +30,12 @@ NONE = float("nan")
         # What differs in single rewards may be equal in the sum.
         ([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [1.0, 1.0], True, False),
         ([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [1.0, 0.5], False, False),
-        ([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]], [1.0, 0.0], True, False),
+        # One of weight 0 says nothing: it only looks.
+        ([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]], [1.0, 0.0], True, True),
+        ([[1.0, NONE], [0.0, 1.0], [1.0, 1.0]], [1.0, 0.0], False, False),
+        ([[NONE, 0.0], [NONE, 1.0], [NONE, 1.0]], [1.0, 0.0], True, True),
+        ([[NONE, 1.0], [1.0, 1.0], [1.0, 1.0]], [1.0, 0.0], True, True),
+        ([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [0.0, 0.0], True, True),
         ([[-1.0], [-1.0], [-1.0]], [1.0], True, True),
         ([[-1.0], [NONE], [-1.0]], [1.0], True, True),
         # A reward with no verdict on the group says nothing about it.
@@ -73,7 +78,19 @@ def test_the_mean_of_equal_rewards_may_differ_from_them():
     ],
 )
 def test_leave_out_unjudged(given, left):
-    rewards_NF = leave_out_unjudged(torch.tensor(given), num_generations=2)
+    rewards_NF = leave_out_unjudged(torch.tensor(given), torch.ones(2), num_generations=2)
+    torch.testing.assert_close(rewards_NF, torch.tensor(left), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "given, left",
+    [
+        ([[1.0, NONE], [3.0, 4.0]], [[1.0, NONE], [3.0, 4.0]]),
+        ([[NONE, 2.0], [3.0, 4.0]], [[NONE, NONE], [3.0, 4.0]]),  # with a number left TRL would count it as 0
+    ],
+)
+def test_a_reward_of_weight_zero_leaves_nobody_out(given, left):
+    rewards_NF = leave_out_unjudged(torch.tensor(given), torch.tensor([-1.0, 0.0]), num_generations=2)
     torch.testing.assert_close(rewards_NF, torch.tensor(left), rtol=0, atol=0, equal_nan=True)
 
 

@@ -17,7 +17,7 @@ from transformers.trainer_callback import TrainerControl
 from open_r1 import launch, running, step_process
 from open_r1.check import check_recipe
 from open_r1.grpo import grpo
-from open_r1.recipe import Guards, RecipeError, load_recipe
+from open_r1.recipe import Guards, RecipeError, Reward, load_recipe
 from open_r1.resuming import last_checkpoint
 from open_r1.run_record import METRICS_FILE, read_record, update_record, weights_sha256
 from open_r1.step_process import ERROR_FILE, EXIT_STOPPED, RunStopped
@@ -39,7 +39,8 @@ GOOD_ENTROPIES = [int(value) / 1000 for value in ENTROPIES.split()]
 GOOD_REWARDS = [int(value) / 100 for value in REWARDS.split()]
 FLAT_REWARDS = [reward + step / 20_000 for step, reward in enumerate([0.4, 0.41, 0.42, 0.4, 0.38] * 20)]
 FALLING_REWARDS = GOOD_REWARDS[:50] + [0.65, 0.6, 0.7, 0.62, 0.68] * 10  # of what was gained less than half is left
-NUM_EVAL_PROBLEMS = 200
+EVAL_TASKS = [None] * 200
+REWARDS_OF_TESTS = [Reward(name=name) for name in ("accuracy", "code", "instructions", "format", "wanted", "unwanted")]
 ACCURACY = "eval_rewards/accuracy/mean"
 WANTED = "eval_rewards/wanted/mean"
 LENGTH = "completions/mean_length"
@@ -60,6 +61,10 @@ def lengths(*tokens: float, key: str = LENGTH) -> list[dict]:
     return [{key: each} for each in tokens]
 
 
+def guard_of(run_dir: Path, rewards=REWARDS_OF_TESTS, eval_tasks=EVAL_TASKS, **guards) -> GuardCallback:
+    return GuardCallback(Guards(**guards), run_dir, rewards, eval_tasks)
+
+
 def replay(
     guard: GuardCallback,
     logs: Sequence[dict],
@@ -73,7 +78,7 @@ def replay(
     args = SimpleNamespace(max_completion_length=80, load_best_model_at_end=keeps_best)
     for log in logs:
         state.global_step += 1
-        state.log_history.append(log)
+        state.log_history.append({"step": state.global_step, **log})
         guard.on_log(args, state, control, logs=log)
         if control.should_training_stop:
             break
@@ -99,9 +104,9 @@ RATIO, ENGINE_RATIO = "ratio/mean", "sampling/importance_sampling_ratio/mean"
         ({"truncated_steps": 2}, [{"completions/clipped_ratio": r} for r in (0.96, 0.5, 0.96)], False),
         ({"truncated_steps": 2}, [{"completions/clipped_ratio": 0.96}, {"eval_runtime": 1.0}] * 2, True),
         ({"truncated_steps": 2, "max_truncated_share": None}, [{"completions/clipped_ratio": 1.0}] * 9, False),
-        ({"max_dead_steps": 3}, [{"frac_reward_zero_std": 1.0}] * 3, True),
-        ({"max_dead_steps": 3}, [{"frac_reward_zero_std": r} for r in (1.0, 1.0, 0.9, 1.0, 1.0)], False),
-        ({"max_dead_steps": None}, [{"frac_reward_zero_std": 1.0}] * 99, False),
+        ({"max_dead_steps": 3}, [{"dead_group_share": 1.0}] * 3, True),
+        ({"max_dead_steps": 3}, [{"dead_group_share": r} for r in (1.0, 1.0, 0.9, 1.0, 1.0)], False),
+        ({"max_dead_steps": None}, [{"dead_group_share": 1.0}] * 99, False),
         ({}, [{"accuracy/judge_failed_share": 0.2}] * 3, True),
         ({}, [{"accuracy/judge_failed_share": share} for share in (0.2, 0.2, 0.0, 0.2)], False),
         ({}, [{"eval_accuracy/judge_failed_share": 0.2}] * 3, False),
@@ -119,7 +124,7 @@ RATIO, ENGINE_RATIO = "ratio/mean", "sampling/importance_sampling_ratio/mean"
     ],
 )
 def test_what_stops_a_run(guards, logs, stops, tmp_path):
-    guard = GuardCallback(Guards(**guards), tmp_path)
+    guard = guard_of(tmp_path, **guards)
     if stops:
         with pytest.raises(RunStopped, match=f"^stopped at step {len(logs) - ('eval_runtime' in logs[-1])}: .*same"):
             replay(guard, logs)
@@ -149,6 +154,7 @@ def test_what_stops_a_run(guards, logs, stops, tmp_path):
         ({}, evaluated((0.4, 1.0), (0.6, 1.0)), None),
         ({}, evaluated((0.4, 0.6), (0.6, None)), None),
         ({}, evaluated((0.4, 0.6), (0.6, 0.4), key="eval_rewards/code/mean"), "guards.max_eval_drop"),
+        ({}, evaluated((0.4, 0.6), (0.6, 0.4), key="eval_rewards/instructions/mean"), "guards.max_eval_drop"),
         ({}, evaluated((0.4, 0.6), (0.6, 0.4), key="eval_rewards/format/mean"), None),
         ({"max_eval_drop": 9.0}, evaluated((0.4, 0.6), (0.6, 0.4)), None),
         ({"max_eval_drop": None}, evaluated((0.4, 0.6), (0.6, 0.0)), None),
@@ -176,19 +182,103 @@ def test_what_stops_a_run(guards, logs, stops, tmp_path):
     ],
 )
 def test_what_warns_of_a_run(guards, logs, key, tmp_path, capsys):
-    replay(GuardCallback(Guards(**guards), tmp_path, NUM_EVAL_PROBLEMS), logs)
+    replay(guard_of(tmp_path, **guards), logs)
     warnings = warnings_of(tmp_path)
     assert [warning["key"] for warning in warnings] == ([key] if key else [])
     assert capsys.readouterr().err.count("warning at step") == len(warnings)
     if key:
         with pytest.raises(RunStopped, match=f"^stopped at step {warnings[0]['step']}: .*{key}: null goes on"):
-            replay(GuardCallback(Guards(**guards, stop_on_signs=True), tmp_path, NUM_EVAL_PROBLEMS), logs)
+            replay(guard_of(tmp_path, **guards, stop_on_signs=True), logs)
 
 
 def test_few_problems_make_no_sign(tmp_path):
-    replay(GuardCallback(Guards(), tmp_path, 10), evaluated((0.4, 0.6), (0.6, 0.4)))
-    replay(GuardCallback(Guards(), tmp_path), evaluated((0.4, 0.6), (0.6, 0.4)))
+    replay(guard_of(tmp_path, eval_tasks=[None] * 10), evaluated((0.4, 0.6), (0.6, 0.4)))
+    replay(guard_of(tmp_path, eval_tasks=[]), evaluated((0.4, 0.6), (0.6, 0.4)))
     assert warnings_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("num_math", "key"), [(0, None), (10, None), (200, "guards.max_eval_drop")], ids=["none", "few", "enough"]
+)
+def test_problems_of_other_tasks_say_nothing_of_a_truth(num_math, key, tmp_path):
+    guard = guard_of(
+        tmp_path, [Reward(name="accuracy", task="math")], ["math"] * num_math + ["chat"] * 200 + [None] * 200
+    )
+    replay(guard, evaluated((0.4, 0.6), (0.6, 0.4)))
+    assert [warning["key"] for warning in warnings_of(tmp_path)] == ([key] if key else [])
+
+
+@pytest.mark.parametrize(
+    ("value", "guards", "stops"),
+    [
+        (0.0, {}, False),
+        (1.0, {}, False),
+        (-0.1, {}, True),
+        (1.5, {}, True),
+        (1.5, {"max_eval_drop": None}, False),
+    ],
+)
+def test_truth_that_is_no_share_stops_the_run(value, guards, stops, tmp_path):
+    guard = guard_of(tmp_path, truth="wanted", **guards)
+    if stops:
+        with pytest.raises(RunStopped, match=rf"^stopped at step 3: guards.truth: the mean of wanted .* is {value:g}"):
+            replay(guard, evaluated((0.4, value), key=WANTED))
+    else:
+        replay(guard, evaluated((0.4, value), key=WANTED))
+
+
+# --- Rewards that begin or end in between
+
+
+def in_steps(*rounds: tuple[float, float], steps_per_log: int = 1) -> list[dict]:
+    """Logs of rounds of two steps each, of (reward in training, accuracy after them)."""
+    logs = []
+    for number, (reward, accuracy) in enumerate(rounds):
+        trained = [{"step": 2 * number + step, "reward": reward} for step in range(steps_per_log, 3, steps_per_log)]
+        logs += [*trained, {"step": 2 * number + 2, ACCURACY: accuracy}]
+    return logs
+
+
+JUMPS = [(0.4, 0.6), (0.4, 0.6), (0.9, 0.4)]
+DROPS = [(0.9, 0.6), (0.9, 0.6), (0.4, 0.6), (0.5, 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "logs", "is_sign"),
+    [
+        ({}, in_steps(*JUMPS), True),
+        ({"first_step": 5}, in_steps(*JUMPS), False),  # it is another sum that is higher
+        ({"first_step": 5}, in_steps(*JUMPS, (0.9, 0.4)), False),
+        ({"first_step": 5}, in_steps(*JUMPS, (0.95, 0.4)), True),  # the policy that it began with was the best
+        ({"first_step": 5, "weight": 0.0}, in_steps(*JUMPS), True),  # not in the sum
+        ({"first_step": 7}, in_steps(*JUMPS), True),  # not yet
+        ({"first_step": 3}, in_steps(*JUMPS), True),
+        ({}, in_steps(*DROPS), False),
+        ({"last_step": 4}, in_steps(*DROPS), True),
+        ({"last_step": 8}, in_steps(*DROPS), False),
+        ({}, in_steps((0.4, 0.6), (0.45, 0.6), (0.5, 0.4), steps_per_log=2), True),
+        ({"first_step": 4}, in_steps((0.4, 0.6), (0.45, 0.6), (0.5, 0.4), steps_per_log=2), False),  # 0.45 is of both
+    ],
+)
+def test_sums_of_other_rewards_are_not_compared(steps, logs, is_sign, tmp_path):
+    rewards = [Reward(name="accuracy"), Reward(name="reward_model", **steps)]
+    replay(guard_of(tmp_path, rewards), logs)
+    assert [warning["key"] for warning in warnings_of(tmp_path)] == ["guards.max_eval_drop"] * is_sign
+
+
+@pytest.mark.parametrize(
+    ("steps", "rewards", "is_sign"),
+    [
+        ({}, [0.4] * 10 + [0.9] * 20, False),
+        ({"first_step": 11}, [0.4] * 10 + [0.9] * 20, True),  # nothing has risen since
+        ({}, [0.8] * 10 + [0.3] * 10 + [0.4] * 10, True),
+        ({"last_step": 10}, [0.8] * 10 + [0.3] * 10 + [0.4] * 10, False),
+    ],
+)
+def test_entropy_is_seen_beside_sums_of_the_same_rewards(steps, rewards, is_sign, tmp_path):
+    guard = guard_of(tmp_path, [Reward(name="accuracy", **steps)])
+    replay(guard, trained(rewards, [0.1] * 10 + [0.001] * 20))
+    assert [warning["key"] for warning in warnings_of(tmp_path)] == ["guards.min_entropy_share"] * is_sign
 
 
 # --- A stop that keeps the best checkpoint
@@ -198,13 +288,13 @@ BEST = "checkpoints/checkpoint-6"
 
 
 @pytest.mark.parametrize(
-    ("keeps_best", "best", "ending"),
-    [(True, BEST, "done"), (True, None, "stopped"), (False, BEST, "stopped")],
-    ids=["best", "no checkpoint yet", "not loaded"],
+    ("keeps_best", "ending"),
+    [(True, "done"), (False, "stopped")],
+    ids=["best", "not loaded"],
 )
-def test_a_sign_ends_the_training_and_fails_a_run_that_has_no_best(keeps_best, best, ending, tmp_path, capsys):
-    guard = GuardCallback(Guards(stop_on_signs=True), tmp_path, NUM_EVAL_PROBLEMS)
-    state, control = TrainerState(is_world_process_zero=True, best_model_checkpoint=best), TrainerControl()
+def test_a_sign_ends_the_training_and_fails_a_run_that_keeps_no_best(keeps_best, ending, tmp_path, capsys):
+    guard = guard_of(tmp_path, stop_on_signs=True)
+    state, control = TrainerState(is_world_process_zero=True, best_model_checkpoint=BEST), TrainerControl()
     if ending == "stopped":
         with pytest.raises(
             RunStopped, match="^stopped at step 9: accuracy on eval_data fell .*max_eval_drop: null goes"
@@ -219,17 +309,44 @@ def test_a_sign_ends_the_training_and_fails_a_run_that_has_no_best(keeps_best, b
         assert capsys.readouterr().err.startswith("stopped at step 9: accuracy on eval_data fell from 0.6 to 0.4, ")
 
 
+@pytest.mark.parametrize(("taken_up", "stops"), [(False, True), (True, True), (False, False)])
+def test_a_sign_stops_nothing_before_there_is_a_checkpoint(taken_up, stops, tmp_path, capsys):
+    guard = guard_of(tmp_path, stop_on_signs=stops)
+    state, control = TrainerState(is_world_process_zero=True), TrainerControl()
+    replay(guard, HACKED[:9], state, control, keeps_best=True)
+    assert not control.should_training_stop
+    mend = "it stops the run as soon as there is a best checkpoint" if stops else "guards.stop_on_signs: true stops"
+    told = capsys.readouterr().err
+    assert told.startswith("warning at step 9: accuracy on eval_data fell ")
+    assert told.endswith(f" (guards.max_eval_drop: null does not look; {mend})\n")
+    if taken_up:
+        guard = guard_of(tmp_path, stop_on_signs=True)
+        guard.on_train_begin(None, state, control)
+    state.best_model_checkpoint = BEST
+    replay(guard, HACKED[9:], state, control, keeps_best=True)
+    assert control.should_training_stop == stops
+    told = [(warning["step"], warning.get("stopped", False)) for warning in warnings_of(tmp_path)]
+    assert told == ([(9, False), (12, True)] if stops else [(9, False)])
+
+
+@pytest.mark.parametrize(("step", "told"), [(0, True), (1, False)])
+def test_what_was_best_before_the_first_step_is_in_no_checkpoint(step, told, tmp_path):
+    replay(guard_of(tmp_path), [{"step": step, ACCURACY: 0.6}, *evaluated((0.4, 0.5), (0.6, 0.4))])
+    (warning,) = warnings_of(tmp_path)
+    assert ("from 0.6 (before the first step, of which there is no checkpoint) to 0.4" in warning["reason"]) == told
+
+
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_sign_in_the_last_step_is_told(stops, tmp_path):
     """When transformers has ended the training already."""
-    guard = GuardCallback(Guards(stop_on_signs=stops), tmp_path, NUM_EVAL_PROBLEMS)
+    guard = guard_of(tmp_path, stop_on_signs=stops)
     state = replay(guard, HACKED[:8], TrainerState(is_world_process_zero=True, best_model_checkpoint=BEST))
     replay(guard, HACKED[8:9], state, TrainerControl(should_training_stop=True), keeps_best=True)
     assert [(warning["step"], warning.get("stopped", False)) for warning in warnings_of(tmp_path)] == [(9, stops)]
 
 
 def test_a_warning_stops_nothing(tmp_path):
-    guard, control = GuardCallback(Guards(), tmp_path, NUM_EVAL_PROBLEMS), TrainerControl()
+    guard, control = guard_of(tmp_path), TrainerControl()
     state = TrainerState(is_world_process_zero=True, best_model_checkpoint=BEST)
     assert replay(guard, HACKED, state, control, keeps_best=True).global_step == len(HACKED)
     assert [warning.get("stopped") for warning in warnings_of(tmp_path)] == [None]
@@ -239,8 +356,8 @@ def test_a_warning_stops_nothing(tmp_path):
 def test_a_run_that_was_stopped_here_is_stopped_again(taken_up_at, goes_on, tmp_path):
     """It was killed before its best checkpoint became its model, and trains from its last one."""
     state = TrainerState(is_world_process_zero=True, best_model_checkpoint=BEST)
-    replay(GuardCallback(Guards(stop_on_signs=True), tmp_path, NUM_EVAL_PROBLEMS), HACKED, state, keeps_best=True)
-    guard, control = GuardCallback(Guards(stop_on_signs=True), tmp_path, NUM_EVAL_PROBLEMS), TrainerControl()
+    replay(guard_of(tmp_path, stop_on_signs=True), HACKED, state, keeps_best=True)
+    guard, control = guard_of(tmp_path, stop_on_signs=True), TrainerControl()
     guard.on_train_begin(None, TrainerState(is_world_process_zero=True, global_step=taken_up_at), control)
     assert (control.should_training_stop, len(warnings_of(tmp_path))) == (not goes_on, int(not goes_on))
 
@@ -283,8 +400,6 @@ def hacked_recipe(write_recipe, smallest_model):
             "save_steps": 1,
             "save_total_limit": 2,
             "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_rewards/falls/mean",
-            "greater_is_better": True,
         }
         return write_recipe(
             step="grpo",
@@ -402,10 +517,10 @@ def test_truth_is_a_reward_that_is_looked_at(truth, eval_data, lines, hacked_rec
 @pytest.mark.parametrize("taken_up_at", [1, 4])
 def test_a_run_that_is_taken_up_again_goes_on_counting(taken_up_at, tmp_path):
     logs = [{RATIO: 1.6}] * 5
-    state = replay(GuardCallback(Guards(), tmp_path), logs[:taken_up_at])
+    state = replay(guard_of(tmp_path), logs[:taken_up_at])
     state.save_to_json(str(tmp_path / "state.json"))
     restored = TrainerState.load_from_json(str(tmp_path / "state.json"))
-    guard = GuardCallback(Guards(), tmp_path)
+    guard = guard_of(tmp_path)
     guard.on_train_begin(None, restored, TrainerControl())
     with pytest.raises(RunStopped, match="^stopped at step 5: "):
         replay(guard, logs[taken_up_at:], restored)
@@ -414,11 +529,12 @@ def test_a_run_that_is_taken_up_again_goes_on_counting(taken_up_at, tmp_path):
 @pytest.mark.parametrize(("taken_up_at", "kept"), [(2, 0), (20, 1)])
 def test_warnings_of_a_run_that_is_taken_up_again_are_there_once(taken_up_at, kept, tmp_path):
     logs = trained([1.0] * 25, [0.1] * 10 + [0.001] * 15)
-    replay(GuardCallback(Guards(), tmp_path), logs)
+    logs = [{"step": step, **log} for step, log in enumerate(logs, start=1)]
+    replay(guard_of(tmp_path), logs)
     with (tmp_path / WARNINGS_FILE).open("a") as lines:
         lines.write('{"step": 2')  # killed while writing
     state = TrainerState(is_world_process_zero=True, global_step=taken_up_at, log_history=logs[:taken_up_at])
-    guard = GuardCallback(Guards(), tmp_path)
+    guard = guard_of(tmp_path)
     guard.on_train_begin(None, state, TrainerControl())
     assert len(warnings_of(tmp_path)) == kept
     replay(guard, logs[taken_up_at:], state)
@@ -427,7 +543,7 @@ def test_warnings_of_a_run_that_is_taken_up_again_are_there_once(taken_up_at, ke
 
 def test_other_processes_write_no_warnings(tmp_path, capsys):
     state = TrainerState(is_world_process_zero=False)
-    replay(GuardCallback(Guards(), tmp_path), trained(FLAT_REWARDS), state)
+    replay(guard_of(tmp_path), trained(FLAT_REWARDS), state)
     assert warnings_of(tmp_path) == []
     assert capsys.readouterr().err == ""
 

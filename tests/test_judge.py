@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
 import statistics
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from openai_server import OpenAIServer, Reply
@@ -13,7 +15,7 @@ from stand_in_judges import ORDER, QUESTION, is_nonsense, likes_length, likes_th
 from open_r1 import vllm_server
 from open_r1.feedback import Principle, Rubric, judge_of, judge_problems, load_rubric
 from open_r1.feedback.cache import VerdictCache, key_of
-from open_r1.feedback.judge import endpoint_of_judge
+from open_r1.feedback.judge import endpoint_of_judge, who_judges
 from open_r1.feedback.orders import units_of
 from open_r1.feedback.spending import Spending
 from open_r1.generation import Completion, Sampling, Tokens
@@ -73,11 +75,14 @@ def test_every_answer_gets_its_own_score_in_whatever_company(candidates, tmp_pat
 
 
 @pytest.mark.parametrize("group_size", [2, 3, 4, 5])
-def test_equally_good_answers_get_equal_scores_from_a_judge_that_likes_the_first(group_size, tmp_path):
+@pytest.mark.parametrize("candidates", [2, 3, 4])
+def test_equally_good_answers_get_equal_scores_from_a_judge_that_likes_the_first(candidates, group_size, tmp_path):
     with OpenAIServer(answer=verdict_by(likes_the_first)) as server:
-        judge = judge_of(recipe_with(server, candidates=2), tmp_path)
+        judge = judge_of(recipe_with(server, candidates=candidates), tmp_path)
         (scores,) = judge.scores(ORDER, [QUESTION], [ANSWERS[:group_size]])
-    assert scores == [7.0] * group_size
+    together = min(candidates, group_size)
+    assert scores == pytest.approx([(9 + (together - 1) * 5) / together] * group_size)
+    assert max(scores) - min(scores) < 1e-9
     assert judge.report()["position_bias"] == 4.0
 
 
@@ -194,23 +199,27 @@ def test_what_is_refused_or_cut_off_is_no_verdict(fault, count, tmp_path):
 
 @pytest.mark.parametrize("num_answers", range(1, 8))
 @pytest.mark.parametrize("num_candidates", range(1, 6))
-def test_every_order_comes_with_its_reverse_and_nobody_is_judged_alone(num_answers, num_candidates):
+@pytest.mark.parametrize("num_judgements", [1, 3, 4])
+def test_each_answer_is_shown_as_often_at_each_place(num_judgements, num_answers, num_candidates):
     answers = [f"answer {number}" for number in range(num_answers)]
-    units = units_of(QUESTION, answers, 4, num_candidates)
+    units = units_of(QUESTION, answers, num_judgements, num_candidates)
+    size = min(num_candidates, num_answers)
     judged = Counter(answer for unit in units for _, shown in unit for answer in shown)
-    assert all(4 <= judged[answer] <= (8 if num_candidates == 2 else 4) for answer in answers)
+    assert judged.keys() == set(answers) and min(judged.values()) >= num_judgements
+    turns = math.ceil(num_judgements / size)  # times that an order is shown in all its rotations
+    assert sum(map(len, units)) == math.ceil(num_answers / size) * turns * size
     for unit in units:
-        lengths = {len(shown) for _, shown in unit}
-        assert lengths <= ({1} if min(num_candidates, num_answers) == 1 else set(range(2, num_candidates + 1)))
-        if len(unit) == 2:
-            (even, shown), (odd, reverse) = unit
-            assert even % 2 == 0 and odd == even + 1 and shown == reverse[::-1]
-        else:
-            assert lengths == {1}
+        assert len(unit) == size and {len(shown) for _, shown in unit} == {size}
+        at_places = [set(place) for place in zip(*(shown for _, shown in unit), strict=True)]
+        assert all(len(place) == size for place in at_places)
+    keys = [(number, shown) for unit in units for number, shown in unit]
+    assert len(set(keys)) == len(keys)
 
 
-def test_a_last_judgement_without_its_reverse_counts_by_itself():
-    assert [[number for number, _ in unit] for unit in units_of(QUESTION, ["a", "b"], 3, 2)] == [[0, 1], [2]]
+def test_two_answers_are_shown_in_an_order_and_its_reverse():
+    for unit in units_of(QUESTION, ANSWERS, 4, 2):
+        (even, shown), (odd, reverse) = unit
+        assert even % 2 == 0 and odd == even + 1 and shown == reverse[::-1]
 
 
 def test_orders_are_those_of_the_content_whatever_order_it_comes_in():
@@ -241,7 +250,7 @@ def test_each_request_has_the_schema_of_its_own_answers(tmp_path):
         labels = list(shown_in(body["messages"]).answers)
         assert body["response_format"]["json_schema"]["schema"]["required"] == labels
         sizes[len(labels)] += 1
-    assert sizes == {3: 4, 2: 4, 1: 4}
+    assert sizes == {3: 2 * 6, 1: 4}
 
 
 @pytest.mark.parametrize(
@@ -315,6 +324,34 @@ def test_a_verdict_survives_as_it_was(tmp_path):
     assert (read.get("00ff"), read.get("00ff").num_prompt_tokens) == (verdict, 7)
     assert [read.get(key) and read.get(key).text for key in ("01ff", "02ff", "03ff")] == ["b", "c", None]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_verdict_that_is_taken_back_is_gone_and_may_come_again(tmp_path):
+    first, other = Completion("a", 1, False), Completion("b", 1, False)
+    for key in ("00ff", "01ff"):
+        VerdictCache(tmp_path).add(key, first)
+    (one := VerdictCache(tmp_path)).take_back("00ff")
+    one.take_back("02ff")
+    assert (one.get("00ff"), one.get("01ff")) == (None, first)
+    assert (VerdictCache(tmp_path).get("00ff"), VerdictCache(tmp_path).get("01ff")) == (None, first)
+    VerdictCache(tmp_path).add("00ff", other)
+    assert VerdictCache(tmp_path).get("00ff") == other
+
+
+def test_unreadable_verdicts_that_are_forgotten_are_asked_for_again_and_no_others(tmp_path):
+    section = {"candidates": 2, "endpoint": {"max_concurrent_requests": 1}}
+    with OpenAIServer(answer=nonsense_one_time_in_five) as server:
+        judge_of(recipe_with(server, **section), tmp_path).scores(ORDER, PROMPTS, GROUPS)
+        again = judge_of(recipe_with(server, **section), tmp_path)  # finds them in the cache
+        again.scores(ORDER, PROMPTS, GROUPS)
+        before = list(server.requests)
+        again.forget_unreadable()
+        server.answer = verdict_by(likes_length)
+        for _ in range(2):
+            scores = judge_of(recipe_with(server, **section), tmp_path).scores(ORDER, PROMPTS, GROUPS)
+            assert scores == [[likes_length(0, text) for text in group] for group in GROUPS]
+    unreadable = [body for body in before if is_nonsense(body)]
+    assert server.requests[len(before) :] == unreadable != []
 
 
 def test_a_line_in_pieces_is_none_and_those_behind_it_are_read(tmp_path):
@@ -511,7 +548,164 @@ def test_what_earlier_attempts_spent_is_off_the_cap_whoever_goes_on(num_processe
     assert spent == 1000
 
 
+SHARES = [f"shares/{index}-of-4" for index in range(4)]
+
+
+def spend_all(section: Judge, folder: Path, index: int = 0, num_processes: int = 1) -> int:
+    """Lets a process of a run, or of a share, spend all that it may; gives what that was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spending = Spending.load(section, "r.yaml", folder, index, num_processes)
+    before = spending.spent.completion
+    with pytest.raises(RunStopped):
+        while True:
+            spending.take(Tokens(0, 1))
+            spending.settle(Tokens(0, 1), 0, 1)
+    return spending.spent.completion - before
+
+
+@pytest.mark.parametrize(
+    ("spent", "left"),
+    [
+        ([], [250, 250, 250, 250, 0]),
+        ([("shares/0-of-4", 250), ("shares/1-of-4", 100)], [0, 150, 250, 250, 0]),
+        ([(share, 100) for share in SHARES], [150, 150, 150, 150, 0]),
+        ([("", 400)], [150, 150, 150, 150, 0]),
+        ([("shares/0-of-2", 400), ("shares/0-of-4", 100)], [50, 150, 150, 150, 0]),
+    ],
+    ids=["at first", "taken up", "all taken up", "after the whole run", "after another division"],
+)
+def test_shares_and_who_joins_them_never_pass_the_cap(spent, left, judge_section, tmp_path):
+    for folder, tokens in spent:
+        leave_spent(tmp_path / folder, tokens)
+    for _ in range(2):  # to be taken up again gives no more
+        assert [spend_all(judge_section, tmp_path / folder) for folder in [*SHARES, ""]] == left
+        left = [0] * len(left)
+
+
+def test_who_joins_shares_has_what_they_have_left(judge_section, tmp_path):
+    for share in SHARES[:3]:
+        leave_spent(tmp_path / share, 200)
+    assert [spend_all(judge_section, tmp_path, index, 2) for index in range(2)] == [200, 100]
+
+
+def test_what_shares_have_spent_is_told_with_the_cap(judge_section, tmp_path):
+    leave_spent(tmp_path / SHARES[0], 900)
+    with pytest.raises(
+        RunStopped, match=r"0 tokens are spent of 100 tokens \(this process' part of 1,000 tokens, less 900"
+    ):
+        Spending.load(judge_section, "r.yaml", tmp_path).take(Tokens(100, 1))
+
+
+def test_processes_of_a_share_have_its_part(judge_section, tmp_path):
+    share = tmp_path / SHARES[2]
+    leave_spent(share, 50)
+    spent = [spend_all(judge_section, share, index, 2) for _ in range(9) for index in range(2)]
+    assert spent[0] == 100 and 190 < sum(spent) <= 200
+
+
+def leave_spent(folder: Path, tokens: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "judging-9.json").write_text(json.dumps({"requests": 1, "prompt_tokens": 0, "completion_tokens": tokens}))
+
+
+USAGE = {"usage": {"prompt_tokens": 30, "completion_tokens": 20}}
+GOOD = '{"A": {"order": 8}}'
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "more", "spent"),
+    [
+        ({"content": GOOD}, "error", USAGE, (2, 31, 23)),
+        ({"content": None}, "stop", USAGE, (2, 31, 23)),
+        ({"content": GOOD}, "abort", {"usage": {"completion_tokens": 20}}, (2, None, 23)),
+        ({"content": GOOD}, "abort", {}, (1, 1, 3)),
+        ({"content": None, "refusal": "I will not"}, "stop", USAGE, (1, 30, 20)),
+        ({"content": GOOD}, "content_filter", USAGE, (1, 30, 20)),
+    ],
+    ids=["error", "no content", "prompt not said", "usage not said", "refusal", "moderated"],
+)
+def test_tokens_of_answers_that_are_of_no_use_are_spent(message, finish_reason, more, spent, tmp_path, monkeypatch):
+    monkeypatch.setattr("open_r1.generation.client.backoff_seconds", lambda _: 0.0)
+    fault = Reply(content={"choices": [{"message": message, "finish_reason": finish_reason}], **more})
+    section = {"judgements": 1, "max_tokens": 100_000, "endpoint": {"max_attempts": 2}}
+    with OpenAIServer(answer=lambda body: GOOD, faults=[fault]) as server:
+        judge = judge_of(recipe_with(server, **section), tmp_path)
+        judge.scores(ORDER, [QUESTION], [["x"]])
+    bound = most_tokens(server.requests[0], 100).prompt
+    report = judge.report()
+    num_requests, prompt_tokens, completion_tokens = spent
+    assert (report["requests"], report["completion_tokens"]) == (num_requests, completion_tokens)
+    assert report["prompt_tokens"] == (1 + bound if prompt_tokens is None else prompt_tokens)
+
+
+def test_a_cap_stops_a_request_that_is_asked_again_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("open_r1.generation.client.backoff_seconds", lambda _: 0.0)
+    broken_off = Reply(content={"choices": [{"message": {"content": ""}, "finish_reason": "error"}], **USAGE})
+    with OpenAIServer(faults=[broken_off] * 99) as server:
+        recipe = recipe_with(server, judgements=1, endpoint={"max_attempts": 99})
+        with pytest.raises(RunStopped):
+            judge_of(recipe, tmp_path / "to_measure").scores(ORDER, [QUESTION], [["x"]])
+        cap = sum(most_tokens(server.requests[0], 100)) + 100
+        server.faults.extend([broken_off] * 99)
+        server.requests.clear()
+        capped = recipe.model_copy(update={"judge": recipe.judge.model_copy(update={"max_tokens": cap})})
+        judge = judge_of(capped, tmp_path / "run")
+        with pytest.raises(RunStopped, match="judge.max_tokens: 150 tokens are spent"):
+            judge.scores(ORDER, [QUESTION], [["x"]])
+    assert len(server.requests) == 3
+
+
 # --- who judges
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """A folder like a model's, of which nothing is loaded."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "generation_config.json", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("model.safetensors", True),
+        ("pytorch_model.bin", True),
+        ("tokenizer.json", True),
+        ("generation_config.json", True),
+        ("chat_template.jinja", True),
+        ("training_args.bin", False),
+        ("README.md", False),
+    ],
+)
+def test_what_changes_a_model_s_verdicts_tells_it_from_others_and_its_folder_does_not(file, changes, model_folder):
+    def who():
+        return who_judges(Recipe(step="preferences", judge=Judge(name=str(model_folder))))
+
+    before = who()
+    model_folder = model_folder.rename(model_folder.with_name("moved"))
+    assert who() == before
+    (model_folder / file).write_text("{ }")
+    assert (who() != before) == changes
+
+
+def test_weights_of_another_format_are_known_by_their_content(model_folder):
+    (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
+    recipe = Recipe(step="preferences", judge=Judge(name=str(model_folder)))
+    assert str(model_folder) not in str(who_judges(recipe))
+
+
+@pytest.mark.parametrize(("hardware", "differ"), [({}, True), ({"judge": VllmServer()}, False)], ids=["here", "served"])
+@pytest.mark.parametrize("name", ["a/b", "folder"])
+def test_dtype_of_a_model_in_this_process_tells_it_from_others(name, hardware, differ, model_folder):
+    section = Judge(name=str(model_folder) if name == "folder" else name)
+    one, other = (
+        who_judges(Recipe(step="preferences", judge=section, model=Model(dtype=dtype), hardware=Hardware(**hardware)))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert (one != other) == differ
 
 
 def test_a_server_that_the_launcher_started_is_asked_for_the_judges_name(tmp_path, monkeypatch):
@@ -579,6 +773,8 @@ def test_a_chat_template_without_a_system_message_is_told_in_one_line(judge_here
 
 
 ENDPOINT = Endpoint(base_url="http://localhost:1/v1", model="m")
+NO_LIMIT = Endpoint(base_url="http://localhost:1/v1", model="m", extra_body={"max_tokens": None})
+OTHER_LIMIT = NO_LIMIT.model_copy(update={"extra_body": {"max_tokens": None, "max_completion_tokens": 9}})
 PAIRS = Preferences(samples=4, max_completion_length=8, rubric="r.yaml")
 
 
@@ -616,10 +812,7 @@ PAIRS = Preferences(samples=4, max_completion_length=8, rubric="r.yaml")
         ),
         ({"judge": {"name": "a/b", "temperature": 0.0, "judgements": 1}}, []),
         ({"judge": {"name": "a/b", "temperature": 0.0, "candidates": 2}}, []),
-        (
-            {"judge": {"name": "a/b", "candidates": 2, "judgements": 3}},
-            ["judge.judgements: 3 leaves an order of candidates without its reverse; write 4"],
-        ),
+        ({"judge": {"name": "a/b", "candidates": 2, "judgements": 3}}, []),
         (
             {"judge": {"name": "a/b", "candidates": 5}, "preferences": PAIRS},
             [
@@ -638,6 +831,15 @@ PAIRS = Preferences(samples=4, max_completion_length=8, rubric="r.yaml")
             {"judge": {"endpoint": ENDPOINT, "max_usd": 1.0, f"{USD}prompt_tokens": 1.0}},
             [f"judge.{USD}completion_tokens: missing; judge.max_usd is counted by it"],
         ),
+        ({"judge": {"endpoint": NO_LIMIT}}, []),
+        (
+            {"judge": {"endpoint": NO_LIMIT, "max_tokens": 9}},
+            [
+                "judge.endpoint.extra_body.max_tokens: null leaves verdicts without a limit, and judge.max_tokens "
+                "could be passed; add max_completion_tokens: 1024",
+            ],
+        ),
+        ({"judge": {"endpoint": OTHER_LIMIT, "max_tokens": 9}}, []),
     ],
     ids=lambda value: ("; ".join(value)[:60] or "none") if isinstance(value, list) else "",
 )

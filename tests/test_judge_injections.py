@@ -1,12 +1,13 @@
 """Completions that want to be judged well: none of them changes what a judge is shown beside them, or counts as."""
 
 import json
+import re
 
 import pytest
 from openai_server import OpenAIServer
 from stand_in_judges import QUESTION, shown_in, verdict_by
 
-from open_r1.feedback import Principle, Rubric, judge_of
+from open_r1.feedback import Principle, Rubric, judge_of, load_rubric
 from open_r1.feedback.asking import ZERO_WIDTH_SPACE, harmless, request
 from open_r1.feedback.reading import read_verdict
 from open_r1.recipe import Endpoint, Judge, Recipe
@@ -105,7 +106,7 @@ def test_it_changes_nobody_elses_score(injection, scored):
     scores, requests = scored([*HONEST, injection])
     assert scores[:3] == [by_vowels(0, answer) for answer in HONEST]
     assert scores[3] == by_vowels(0, harmless(injection))
-    assert [len(shown_in(body["messages"]).answers) for body in requests] == [4, 4]
+    assert [len(shown_in(body["messages"]).answers) for body in requests] == [4] * 4
 
 
 @pytest.mark.parametrize("injection", INJECTIONS.values(), ids=INJECTIONS)
@@ -113,6 +114,20 @@ def test_a_question_that_holds_it_changes_no_answer(injection):
     shown = shown_in(request(RUBRIC, [{"role": "user", "content": injection}], HONEST))
     assert list(shown.answers.values()) == HONEST and shown.asked == [("user", harmless(injection))]
     assert shown.principles == ["order", "tone"]
+
+
+@pytest.mark.parametrize("injection", INJECTIONS.values(), ids=INJECTIONS)
+def test_a_question_that_holds_it_is_no_answer_in_a_template_that_shows_it_marked(injection, tmp_path):
+    (tmp_path / "ask.jinja").write_text("{{ marked_question }}\n{{ answers[0] }}\n{{ marked_messages[0] }}")
+    (tmp_path / "rubric.yaml").write_text(
+        "{description: Order., template: ask.jinja, principles: [{name: order, text: ''}]}"
+    )
+    question = [{"role": "user", "content": injection}]
+    (message,) = request(load_rubric(tmp_path / "rubric.yaml"), question, ["Everest"])
+    code = re.match(r"<user ([0-9a-f]+)>\n", message["content"])[1]
+    assert code not in injection.casefold()
+    marked = f"<user {code}>\n{harmless(injection)}\n</user {code}>"
+    assert message["content"] == f"{marked}\n<answer A {code}>\nEverest\n</answer A {code}>\n{marked}"
 
 
 def test_a_verdict_that_quotes_one_is_not_read():

@@ -68,6 +68,10 @@ def test_a_template_writes_the_only_message(rubric_with):
         ("{{ answers[0] }}", "does not show answer B as it is; write {{ answers[0] }}, or a loop over answers"),
         ("{{ answers[0]|upper }} {{ answers[1] }}", "does not show answer A as it is"),
         ("{{ answers[0].missing }}", "fails ('str object' has no attribute 'missing')"),
+        ("{{ scale + 1 }}", 'fails (can only concatenate list (not "int") to list)'),
+        ("{{ scale[0] / 0 }}", "fails (division by zero)"),
+        ("{{ '%d' % question }}", "fails (%d format: a real number is required, not str)"),
+        ("{{ '%(a)s' % {} }}", "fails ('a')"),
         ("{{ answers.append(1) }}", "fails (access to attribute 'append' of 'list' object is unsafe.)"),
     ],
 )
@@ -123,6 +127,12 @@ def test_half_of_a_surrogate_pair_can_be_sent():
 def test_the_conversation_is_made_harmless_too():
     content = request(ORDER, [{"role": "user", "content": "2?</s><|im_end|>"}], ["4"])[1]["content"]
     assert "2?<\u200b/s><\u200b|im_end|>" in content
+
+
+def test_of_content_in_parts_the_text_is_shown():
+    parts = [{"type": "image"}, {"type": "text", "text": "What<|im_end|>"}, {"type": "text", "text": "is it?"}]
+    (_, user) = request(ORDER, [{"role": "user", "content": parts}], ["4"])
+    assert shown_in([user]).asked == [("user", "What<\u200b|im_end|>\nis it?")]
 
 
 def test_the_same_content_has_the_same_nonce_and_other_content_another():

@@ -19,7 +19,7 @@ from open_r1 import launch, running, step_process
 from open_r1.check import check_recipe
 from open_r1.feedback import judge_of
 from open_r1.grpo import grpo
-from open_r1.recipe import Endpoint, Judge, Recipe, RecipeError, Thinking, load_recipe
+from open_r1.recipe import Endpoint, Judge, Preferences, Recipe, RecipeError, Thinking, load_recipe
 from open_r1.rewards.judge import judge_reward
 from open_r1.run_record import METRICS_FILE, read_record
 from open_r1.step_process import EXIT_STOPPED
@@ -262,8 +262,13 @@ def check_advantages(group: list[dict[str, Any]], rewards: list[float | None]) -
 
 def test_judge_that_breaks_stops_the_run(recipe_for, launched):
     with OpenAIServer(answer=lambda body: "Splendid!") as server:
-        exit_code, run_dir = launched(recipe_for(server, trainer={"max_steps": 9}))
-    error = read_record(run_dir)["error"]
+        exit_code, run_dir = launched(recipe_for(server, trainer={"max_steps": 3}))
+        error = read_record(run_dir)["error"]
+        unreadable = {body["messages"][-1]["content"] for body in server.requests}
+        server.requests.clear()
+        server.answer = verdict_by(by_characters)
+        assert launched(recipe_for(server, trainer={"max_steps": 3}))[0] == 0
+    assert len(unreadable & {body["messages"][-1]["content"] for body in server.requests}) >= len(unreadable) / 3
     assert exit_code == EXIT_STOPPED
     assert re.match(r"stopped at step 3: rewards/judge/failed_share was 100%, 3 logs in a row over 10%: ", error)
     assert "guards.max_judge_failed_share: null" in error and error.count("\n") == 1
@@ -389,12 +394,57 @@ def test_mistakes_are_lines(reward, judge, lines, recipe_for, tmp_path):
     rewards = [{key: value for key, value in reward.items() if value is not None}]
     with OpenAIServer() as server:
         recipe = load_recipe(recipe_for(server if judge else None, rewards=rewards))
+    told = [line.removeprefix(f"{recipe.source}: ") for line in problems_of(recipe)]
+    assert told == [line.replace("FOLDER", str(tmp_path)) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("template", "candidates", "problem"),
+    [
+        ("{{ answers[0] }}", 1, None),
+        ("{% for answer in answers %}{{ answer }}{% endfor %}", 2, None),
+        ("{{ answers[0] }}", 2, "does not show answer B as it is; write {{ answers[0] }}, or a loop over answers if "),
+        ("{{ answers[0] }}{{ answers[1] }}", 2, "fails (list object has no element 1)"),
+        ("{{ answers[0] }}{{ scale + 1 }}", 1, 'fails (can only concatenate list (not "int") to list)'),
+    ],
+    ids=["right", "right of two", "one of two", "two of one", "no jinja error"],
+)
+@pytest.mark.parametrize("key", ["rewards.0", "preferences.rubric"])
+def test_template_that_would_fail_in_the_run_is_told_before(key, template, candidates, problem, recipe_for, tmp_path):
+    with OpenAIServer() as server:
+        file = recipe_for(server, {"candidates": candidates, "judgements": 2})
+    rubric_in(tmp_path, template="ask.jinja")
+    (tmp_path / "ask.jinja").write_text(template)
+    recipe = load_recipe(file)
+    if key == "preferences.rubric":
+        pairs = Preferences(rubric="rubric.yaml", max_completion_length=8)
+        recipe = recipe.model_copy(update={"step": "preferences", "preferences": pairs, "rewards": [], "trainer": {}})
+    lines = problems_of(recipe)
+    if problem is None:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert line.startswith(f"{recipe.source}: {key}: {tmp_path / 'rubric.yaml'}: template: ask.jinja {problem}")
+
+
+def problems_of(recipe: Recipe) -> list[str]:
     try:
         check_recipe(recipe)
-        told = []
     except RecipeError as mistake:
-        told = [line.removeprefix(f"{recipe.source}: ") for line in mistake.lines]
-    assert told == [line.replace("FOLDER", str(tmp_path)) for line in lines]
+        return mistake.lines
+    return []
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_judge_that_compares_needs_whole_groups_in_each_process(candidates, recipe_for):
+    trainer = {"per_device_train_batch_size": 2, "num_generations": 4}
+    with OpenAIServer() as server:
+        judge = {"candidates": candidates, "judgements": 2}
+        file = recipe_for(server, judge, trainer=trainer, hardware={"processes_per_node": 2})
+    assert problems_of(load_recipe(file)) == [
+        f"{file}: rewards.0: judge compares the completions of one prompt, but 2 completions a process cut groups of 4 "
+        f"in pieces; choose trainer.per_device_train_batch_size x steps_per_generation as a multiple of num_generations"
+    ] * (candidates - 1)
 
 
 def test_judge_that_nobody_asks_is_told(recipe_for):

@@ -137,7 +137,7 @@ def test_whatever_the_end_the_record_has_what_the_process_left(exit_code, prefer
     assert record["reward_model"] == {"accuracy": 0.75}
 
 
-def test_what_the_shares_spent_that_were_taken_up_is_in_it(preferences_recipe, run_of, tmp_path):
+def test_what_the_shares_spent_is_in_it_whether_they_are_taken_up_or_not(preferences_recipe, run_of, tmp_path):
     recipe, run_dir = load_recipe(preferences_recipe()), tmp_path / "run"
     for index, status in enumerate(["done", "failed"]):
         share = run_dir / "shares" / f"{index}-of-2"
@@ -147,7 +147,7 @@ def test_what_the_shares_spent_that_were_taken_up_is_in_it(preferences_recipe, r
     leave(run_dir, 0, 5, 10, 1)
     run_of("raise SystemExit(0)")
     assert running.launch(recipe, run_dir) == 0
-    assert read_record(run_dir)["judging"]["requests"] == 1 + 5
+    assert read_record(run_dir)["judging"]["requests"] == 1 + 2 + 5
 
 
 def test_a_run_without_a_judge_says_nothing_of_one(write_recipe, run_of, tmp_path):

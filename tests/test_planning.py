@@ -1,6 +1,7 @@
 """The planner: its counts against transformers, its memory against autograd and AdamW, its mends against itself."""
 
 import json
+import re
 import subprocess
 import sys
 import weakref
@@ -14,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 
 from open_r1 import modeling, planning
 from open_r1.check import all_recipes
-from open_r1.feedback.orders import units_of
 from open_r1.hub import hub_model
 from open_r1.places import RUNS
 from open_r1.planning.__main__ import main
@@ -260,20 +260,27 @@ class LargestAtOnce(TorchDispatchMode):
         self._alive -= size
 
 
+NARROW = Architecture(24, 96, 1, 3, 1, 64, tied=True, attention_bias=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_reward_model_at_work_keeps_what_the_formula_says(dtype):
-    """Measured by the tensors that are alive in a forward pass of two rows, from two lengths."""
-    model = reward_model_of(config_of("qwen2", A_QUARTER), dtype).eval()
-
-    def largest(num_tokens: int) -> int:
-        ids = torch.ones(2, num_tokens // 2, dtype=torch.long)
-        mask = torch.ones_like(ids)
-        with torch.no_grad(), LargestAtOnce([*model.parameters(), *model.buffers(), ids, mask]) as watched:
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return watched.bytes
-
-    measured = (largest(768) - largest(256)) / 512
-    assert measured * 0.97 <= A_QUARTER.rating_bytes_per_token(dtype.itemsize) <= measured * 1.1
+@pytest.mark.parametrize(
+    ("architecture", "padded"),
+    [(A_QUARTER, False), (A_QUARTER, True), (NARROW, True)],
+    ids=["feed-forward part", "with a mask", "attention with its mask"],
+)
+def test_reward_model_at_work_keeps_what_the_formula_says(architecture, padded, dtype):
+    """Measured by the tensors that are alive in a forward pass of two rows."""
+    model = reward_model_of(config_of("qwen2", architecture), dtype).eval()
+    length = 1024
+    ids = torch.ones(2, length, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[0, length // 2 :] = 0
+    with torch.no_grad(), LargestAtOnce([*model.parameters(), *model.buffers(), ids, mask]) as watched:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    planned = 2 * length * architecture.rating_bytes_per_token(dtype.itemsize, length if padded else 0)
+    assert watched.bytes <= planned <= 1.05 * watched.bytes
 
 
 def test_weights_gradients_and_optimizer_are_what_a_step_of_adamw_holds(write_recipe):
@@ -491,6 +498,18 @@ def test_other_layouts_are_compared_with_and_without_lora(write_recipe):
         *("DDP with LoRA", "ZeRO-2 with LoRA", "DDP, all weights", "ZeRO-2, all weights"),
         *("ZeRO-3, all weights", "FSDP2, all weights"),
     ]
+
+
+@pytest.mark.parametrize("judge_here", [True, False])
+@pytest.mark.parametrize("reward_model_here", [True, False])
+def test_layouts_that_share_weights_are_not_compared_beside_models_that_rate(
+    judge_here, reward_model_here, write_recipe
+):
+    rewards = [{"name": "judge", "rubric": RUBRIC}, *([REWARD_MODEL] if reward_model_here else [])]
+    judge = JUDGE if judge_here else {"endpoint": ENDPOINT, "max_completion_length": 100}
+    (plan,) = plans_of(recipe_of(write_recipe, {**grpo(rewards=rewards), "judge": judge}))
+    shares = [] if judge_here or reward_model_here else ["ZeRO-3", "FSDP2"]
+    assert list(compared(plan)) == ["DDP", "ZeRO-2", *shares]
 
 
 # --- Work
@@ -734,13 +753,13 @@ def preferences(keys: dict | None = None, judge: dict | None = None, **sections)
 
 
 @pytest.mark.parametrize(
-    ("samples", "judgements", "candidates"), [(4, 4, 1), (4, 4, 2), (4, 2, 4), (3, 4, 2), (5, 2, 3)]
+    ("samples", "judgements", "candidates", "of_a_prompt"),
+    [(4, 4, 1, 16), (4, 4, 2, 8), (4, 3, 2, 8), (4, 2, 4, 4), (3, 4, 2, 8), (5, 2, 3, 2 * 3)],
 )
-def test_verdicts_are_as_many_as_the_judge_is_asked_for(samples, judgements, candidates, write_recipe):
+def test_verdicts_are_as_many_as_the_judge_is_asked_for(samples, judgements, candidates, of_a_prompt, write_recipe):
     judge = {**JUDGE, "judgements": judgements, "candidates": candidates}
     plan = plan_named(write_recipe, preferences({"samples": samples}, judge), EXACT)
-    units = units_of([], [str(number) for number in range(samples)], judgements, candidates)
-    assert plan.work.judging.number == 64 * sum(len(unit) for unit in units)
+    assert plan.work.judging.number == 64 * of_a_prompt
     assert plan.work.judging.prompt_tokens == 256 + 200 + candidates * 1000
     assert plan.work.kept == Rows(16, 1256)  # pairs; a quarter of the prompts
 
@@ -831,6 +850,14 @@ def test_reward_model_lies_whole_on_each_gpu(write_recipe):
         assert with_model[total] == pytest.approx(without[total] + with_model["reward model"])
     held = sum(with_model[row] for row in ("weights", "optimizer", "reward model", "rewarding", "reserve"))
     assert with_model[JUDGING] == pytest.approx(held)  # vLLM sleeps
+
+
+def test_mask_is_planned_where_a_reward_model_reads_several_rows(write_recipe):
+    one, two = (
+        plan_named(write_recipe, rewarded({**REWARD_MODEL, "batch_size": rows}), EXACT).memory.rows["rewarding"]
+        for rows in (1, 2)
+    )
+    assert (two - 2 * one) * GIB == pytest.approx(2 * 4096**2)  # a byte for each pair of tokens
 
 
 def test_reward_model_of_an_earlier_stage_is_known(write_recipe):
@@ -962,6 +989,15 @@ def test_recipe_is_planned_and_fits(file):
     assert planned.fits
     assert planned.peak_gib > 0
     assert planned.hours is None or planned.hours > 0
+
+
+def test_stages_of_tulu_3_are_planned_from_the_models_that_its_readme_offers():
+    text = (REPOSITORY / "recipes" / "tulu3-8b" / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r'RECIPE=(\S+)\s+ARGS="(model\.name=[^"]+)"', text)
+    assert len(commands) == 2
+    for recipe, override in commands:
+        (plan,) = plans_of(load_recipe(REPOSITORY / recipe, [override]))
+        assert plan.architecture.num_parameters == 8_030_326_784 and plan.fits
 
 
 @pytest.mark.parametrize("name", ["pipeline", "full"])

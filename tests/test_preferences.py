@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 from conftest import CPU_TRAINER, sums
@@ -24,8 +25,9 @@ from stand_in_judges import is_nonsense, likes_the_first, shown_in, verdict_by
 from open_r1 import launch, preferences, running
 from open_r1.check import check_recipe
 from open_r1.curation import pairs, sampling
+from open_r1.curation.columns import columns_left
 from open_r1.curation.pairs import BEYOND, CLOSE, NOT_SCORED, TOO_FEW, TRUNCATED, UNBALANCED, UNLIKE, pair_of
-from open_r1.curation.rows import OF_PAIR, PROVENANCE, REFUSED
+from open_r1.curation.rows import OF_PAIR, PROVENANCE, REFUSED, write_rows
 from open_r1.data import load_data
 from open_r1.feedback import load_rubric
 from open_r1.recipe import Preferences, RecipeError, dump_recipe, load_recipe
@@ -79,6 +81,11 @@ def section(**keys) -> Preferences:
         (answers((9, 10), (1, 21), (5, 19)), {"max_length_ratio": 2.0}, (0, 2)),
         (answers((9, 10), (1, 21), (8, 10)), {"max_length_ratio": 2.0}, UNLIKE),
         (answers((9, 10), (8, 99)), {"max_length_ratio": 2.0}, CLOSE),
+        # what floats make of a difference of 1, and of two equal means
+        (answers((8.175, 9), (7.175, 9)), {}, CLOSE),
+        (answers((7.275, 9), (8.275, 9)), {}, CLOSE),
+        (answers((5.05, 9), (5.050000000000001, 9)), {"min_margin": 0.0}, CLOSE),
+        (answers((8.176, 9), (7.175, 9)), {}, (0, 1)),
     ],
 )
 @pytest.mark.parametrize("seed", range(3))
@@ -297,11 +304,40 @@ def test_judge_that_breaks_stops_the_run_and_loses_neither_answers_nor_verdicts(
         recipe = recipe_for(judging, answering, **keys)
         with pytest.raises(RunStopped, match=r"of 20 completions got no verdict \(guards.max_judge_failed_share: 0.01"):
             prefer(recipe, tmp_path / "run")
-        asked = len(judging.requests), len(answering.requests)
+        num_judged, num_answered = len(judging.requests), len(answering.requests)
         assert not (tmp_path / "run" / "preferences.json").exists()
         with pytest.raises(RunStopped, match="got no verdict"):
             prefer(recipe, tmp_path / "run")
-        assert (len(judging.requests), len(answering.requests)) == asked
+        assert len(answering.requests) == num_answered
+        unreadable = [body for body in judging.requests[:num_judged] if is_nonsense(body)]
+        assert asked_again(judging.requests[num_judged:]) == asked_again(unreadable) != Counter()
+
+
+def asked_again(bodies: Sequence[dict[str, Any]]) -> Counter:
+    return Counter(json.dumps(body["messages"]) for body in bodies)
+
+
+def test_one_verdict_that_is_missing_is_one_of_the_run_and_not_of_its_shard(preferred):
+    texts = set()
+
+    def nonsense_once(body):
+        texts.add(json.dumps(body["messages"]))
+        return "Hm." if len(texts) == 1 else verdict_by(likes_words)(body)
+
+    left = preferred(nonsense_once, judge={"judgements": 1}, preferences={"prompts_per_shard": 1})
+    assert 0 < left.counts["completions_dropped"][NOT_SCORED] < SAMPLES and left.kept
+
+
+def test_missing_verdicts_of_all_attempts_count_in_the_end(recipe_for, tmp_path):
+    keys = {"judge": {"judgements": 1}}
+    with OpenAIServer(answer=nonsense_one_time_in_five) as judging, OpenAIServer(answer=of_any_length) as answering:
+        run_dir = prefer(
+            recipe_for(judging, answering, **keys, guards={"max_judge_failed_share": None}), tmp_path / "run"
+        )
+        (run_dir / "preferences.json").unlink()
+        with pytest.raises(RunStopped, match=r"of 48 completions got no verdict .*delete completions/ and verdicts/"):
+            prefer(recipe_for(judging, answering, **keys, guards={"max_judge_failed_share": 0.05}), run_dir)
+    assert not (run_dir / "preferences.json").exists()
 
 
 def test_answers_that_were_cut_off_or_refused_are_not_judged_and_in_no_pair(preferred):
@@ -342,8 +378,85 @@ def test_more_refusals_than_the_recipe_allows_stop_the_run(recipe_for, tmp_path)
 
 def test_no_more_pairs_than_asked_for_are_kept_and_the_rest_is_counted(preferred):
     left = preferred(verdict_by(likes_words), preferences={"max_pairs": 3})
-    assert (left.counts["kept"], [row["id"] for row in left.kept]) == (3, sorted(row["id"] for row in left.kept))
+    numbers = [int(row["id"]) for row in left.kept]
+    assert len(numbers) == left.counts["kept"] == 3 and numbers == sorted(numbers)
     assert left.counts["dropped"][BEYOND] == sum(not isinstance(pair, str) for pair in left.pairs()) - 3 > 0
+
+
+def shards_of_scores(folder: Path, groups: Sequence[Sequence[tuple[float, int]]], per_shard: int = 25) -> list[Path]:
+    """Files of completions/ with a group of (score, tokens) for each prompt."""
+    schema = pairs.schema_of(pyarrow.schema([]))
+    files = []
+    for start in range(0, len(groups), per_shard):
+        rows = [
+            {**row, "prompt": [{"role": "user", "content": f"{number}?"}], "completion": "a", "truncated": False}
+            for number, group in enumerate(groups[start : start + per_shard], start=start)
+            for row in answers(*group, number=number)
+        ]
+        files.append(folder / f"part-{start:05d}.parquet")
+        write_rows(rows, schema, files[-1])
+    return files
+
+
+def keep_of(files: Sequence[Path], run_dir: Path, seed: int = 0, **keys) -> tuple[dict, list[dict]]:
+    """The counts and the rows that keep_pairs leaves."""
+    counts = pairs.keep_pairs(run_dir, files, section(**keys), seed, dict.fromkeys(PROVENANCE))
+    return counts, rows_in(run_dir, "kept")
+
+
+LONGER, SHORTER, EQUAL = ((9, 20), (1, 10)), ((9, 10), (1, 20)), ((9, 10), (1, 10))
+
+
+@pytest.mark.parametrize(
+    ("groups", "max_pairs", "num_kept"),
+    [
+        pytest.param([LONGER] * 50 + [SHORTER] * 50, 40, 40, id="even"),
+        pytest.param([LONGER] * 50 + [SHORTER] * 50, 41, 40, id="odd, and none of equal length"),
+        pytest.param([LONGER] * 50 + [EQUAL] * 10 + [SHORTER] * 50, 41, 41, id="odd"),
+        pytest.param([LONGER] * 70 + [SHORTER] * 30, 40, 40, id="balanced before"),
+        pytest.param([LONGER] * 50 + [SHORTER] * 50, 200, 100, id="more than there are"),
+        pytest.param([EQUAL] * 9, 4, 4, id="all of equal length"),
+    ],
+)
+def test_max_pairs_leaves_balanced_lengths_balanced(groups, max_pairs, num_kept, tmp_path):
+    counts, kept = keep_of(shards_of_scores(tmp_path / "completions", groups), tmp_path, max_pairs=max_pairs)
+    assert counts["kept"] == len(kept) == num_kept
+    assert counts["prompts"] == num_kept + sum(counts["dropped"].values())
+    assert sum(np.sign(row["chosen_tokens"] - row["rejected_tokens"]) for row in kept) == 0
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_pairs_are_drawn_from_all_of_the_data_and_the_same_again(balance, tmp_path):
+    files = shards_of_scores(tmp_path / "completions", [LONGER, SHORTER] * 50)
+    drawn = [
+        [int(row["id"]) for row in keep_of(files, tmp_path, seed, max_pairs=40, balance_lengths=balance)[1]]
+        for seed in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(5 <= sum(start <= number < start + 25 for number in drawn[0]) <= 15 for start in range(0, 100, 25))
+
+
+@pytest.mark.parametrize(
+    "group",
+    [[(0.1, 5), (0.1, 7), (0.1, 11)], [(1.1, 9), (2.2, 9), (3.3, 9)]],
+    ids=["scores", "lengths"],
+)
+def test_what_does_not_vary_but_for_rounding_has_no_correlation(group, tmp_path):
+    counts, _ = keep_of(shards_of_scores(tmp_path / "completions", [group] * 3), tmp_path)
+    assert counts["length_correlation"] is None
+
+
+def test_scores_that_differ_by_rounding_alone_are_equal(preferred, monkeypatch):
+    class Rounding:
+        def tally(self):
+            return {}
+
+        def scores(self, rubric, prompts, groups, thinking):
+            return [[0.1 + 0.2 if index % 2 else 0.3 for index, _ in enumerate(group)] for group in groups]
+
+    monkeypatch.setattr(pairs, "ai_judge_of", lambda *arguments: Rounding())
+    left = preferred(verdict_by(likes_words), preferences={"min_margin": 0.0})
+    assert {row["score"] for row in left.completions} == {0.3} and not left.kept
 
 
 def test_lengths_of_a_pair_are_alike(preferred):
@@ -400,6 +513,14 @@ def test_kept_pairs_say_what_they_come_from(preferred, tmp_path):
         "rejected": "worst",
     }
     assert str(tmp_path) not in json.dumps(row)
+
+
+def test_columns_of_kept_pairs_are_known_before(preferred, tmp_path):
+    row = {"prompt": "1+1=?", "solution": "2", "score": 3, "truncated": True, "pass_rate": 0.5, "margin": 1}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "2+2=?"}) + "\n")
+    keys = {"data": [{"path": "rows.jsonl"}], "preferences": {"min_margin": 0.0}}
+    left = preferred(verdict_by(likes_words), **keys)
+    assert set(left.kept[0]) == columns_left(load_recipe(tmp_path / "preferences.yaml"), "kept")
 
 
 def test_run_without_a_pair_leaves_an_empty_folder_that_is_told_in_one_line(preferred, write_recipe, smallest_model):
@@ -574,6 +695,77 @@ def test_two_processes_and_joined_shares_keep_what_one_keeps(recipe_for, smalles
     for other in others:
         assert other.kept == one.kept and other.completions == one.completions
     assert data_sha256(found[2].run_dir / "kept") == data_sha256(one.run_dir / "kept")
+
+
+# --- the rubric belongs to the run
+
+
+def rubric_says(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rubric.yaml").write_text(f"{{description: D., principles: [{{name: order, text: '{text}'}}]}}")
+
+
+@pytest.fixture
+def with_rubric(write_recipe, smallest_model, tmp_path, monkeypatch):
+    """Writes a recipe of a step that reads rubric.yaml; the launcher's processes do nothing, and are done."""
+    monkeypatch.setattr(running, "_run", lambda argv, environment: 0)
+    answered = {"samples": 2, "max_completion_length": 9}
+    labelled = {"procedural": {"family": "tiny_explanations", "num_problems": 4}, "rubric": "rubric.yaml"}
+    judge = {"judge": {"name": str(smallest_model)}}
+    of_step = {
+        "preferences": {"data": [sums(4)], "preferences": {**answered, "rubric": "rubric.yaml"}, **judge},
+        "generate": {
+            "data": [sums(4)],
+            "rewards": ["format", {"name": "judge", "rubric": "rubric.yaml"}],
+            "generate": answered,
+            **judge,
+        },
+        "sft": {"data": [labelled], "trainer": CPU_TRAINER},
+    }
+
+    def write(step: str):
+        rubric_says(tmp_path, "In order?")
+        file = write_recipe(f"{step}.yaml", step=step, model={"name": str(smallest_model)}, **of_step[step])
+        return load_recipe(file)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [("preferences", "preferences.rubric"), ("generate", "rewards.1.rubric"), ("sft", "data.0.rubric")],
+)
+def test_run_with_another_rubric_is_moved_away(step, key, with_rubric, tmp_path):
+    recipe, run_dir = with_rubric(step), tmp_path / "run"
+    assert running.launch(recipe, run_dir) == 0
+    assert read_record(run_dir)["rubrics"] == {key: load_rubric(tmp_path / "rubric.yaml").sha256}
+    assert running.is_done(run_dir, recipe)
+    rubric_says(tmp_path, "In any order?")
+    assert not running.is_done(run_dir, recipe)
+    with pytest.raises(RecipeError, match=rf"{step}.yaml: {key}: it is no longer the rubric that"):
+        running.launch(recipe, run_dir, in_place=True)
+    assert running.launch(recipe, run_dir) == 0
+    assert running.is_done(run_dir, recipe)
+    assert read_record(tmp_path / "run.stale1")["rubrics"] != read_record(run_dir)["rubrics"]
+
+
+def test_record_that_says_nothing_of_rubrics_is_trusted(with_rubric, tmp_path):
+    recipe, run_dir = with_rubric("preferences"), tmp_path / "run"
+    assert running.launch(recipe, run_dir) == 0
+    record = read_record(run_dir)
+    del record["rubrics"]
+    (run_dir / "run.json").write_text(json.dumps(record))
+    assert running.is_done(run_dir, recipe)
+
+
+def test_pipeline_of_which_a_stage_has_another_rubric_is_taken_up(with_rubric, write_recipe, tmp_path):
+    stages = [{"name": "paired", "recipe": with_rubric("preferences").source.name}]
+    recipe, run_dir = load_recipe(write_recipe("pipeline.yaml", step="pipeline", stages=stages)), tmp_path / "run"
+    assert running.launch(recipe, run_dir) == 0
+    assert running.is_done(run_dir, recipe)
+    rubric_says(tmp_path, "In any order?")
+    assert not running.is_done(run_dir, recipe)
+    assert running.launch(recipe, run_dir) == 0
+    assert running.is_done(run_dir, recipe) and not (tmp_path / "run.stale1").exists()
 
 
 # --- mistakes

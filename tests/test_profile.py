@@ -208,6 +208,15 @@ def test_a_profile_runs_a_few_steps_apart_from_the_recipe_s_runs(grpo_recipe, la
     assert (run_dir / "profile.png").read_bytes().startswith(PNG)
 
 
+def test_a_profile_has_all_rewards_in_all_steps_and_watches_no_truth(grpo_recipe, launched, tmp_path):
+    late = {"name": "format", "first_step": 401, "last_step": 450}
+    watched = {"guards": {"truth": "accuracy", "stop_on_signs": True}, "eval_data": [sums(8, split="validation")]}
+    best = {**EVALUATION, "load_best_model_at_end": True}
+    file = grpo_recipe(rewards=["accuracy", late], trainer_more=best, **watched)
+    assert profiling.main([str(file), "--runs", str(tmp_path)]) == 0
+    assert [(reward.first_step, reward.last_step) for reward in launched[0].rewards] == [(1, None)] * 2
+
+
 def test_the_user_s_overrides_win(grpo_recipe, launched, tmp_path):
     overrides = ["trainer.max_steps=30", "seed=7"]
     assert profiling.main([str(grpo_recipe()), *overrides, "--runs", str(tmp_path)]) == 0

@@ -164,8 +164,8 @@ def test_columns_and_shares_of_the_data_are_verbatim(file, prepared):
 def test_no_other_key_can_be_changed_unnoticed(path, value, key, monkeypatch, tmp_path):
     shrink = shrinking._with_rewards_here
 
-    def shrink_and_more(recipe, values):
-        shrink(recipe, values)
+    def shrink_and_more(recipe, values, processes):
+        shrink(recipe, values, processes)
         section = functools.reduce(lambda section, part: section[part], path[:-1], values)
         section[path[-1]] = value
 
@@ -215,8 +215,8 @@ def judged(judge: dict, preferences: dict | None = None, **sections) -> dict:
     }
 
 
-def rewarded(reward: dict) -> dict:
-    trainer = {"num_generations": 8, "per_device_train_batch_size": 8, "max_steps": 100}
+def rewarded(reward: dict, **trainer) -> dict:
+    trainer = {"num_generations": 8, "per_device_train_batch_size": 8, "max_steps": 100, **trainer}
     rewards = ["accuracy", {"name": "reward_model", **reward}]
     model = {"name": "Qwen/Qwen2.5-1.5B-Instruct"}
     return {
@@ -278,7 +278,9 @@ def test_verdicts_of_the_rehearsal_s_judge_can_be_read(candidates, tmp_path):
 )
 def test_choice_of_pairs_is_opened_and_the_judging_is_not_changed(section, key, value, write_recipe, folder):
     asked = {"min_margin": 2.0, "max_length_ratio": 2.0, "rejected": "random"}
-    rehearsed = prepare(write_recipe(**judged({**JUDGE_OF_RUN, "candidates": 8, "judgements": 6}, asked)), [], folder)
+    judge = {**JUDGE_OF_RUN, "candidates": 8, "judgements": 6}
+    asked |= {"rubric": str(RECIPES / "r1-qwen2.5-7b/rubrics/helpful.yaml")}
+    rehearsed = prepare(write_recipe(**judged(judge, asked)), [], folder)
     assert getattr(getattr(rehearsed.recipe, section), key) == value
 
 
@@ -310,17 +312,20 @@ def test_reward_model_that_a_recipe_makes_has_its_tokenizer(write_recipe, folder
 
 
 @pytest.mark.parametrize(
-    ("steps", "rehearsed"),
+    ("steps", "iterations", "rehearsed"),
     [
-        ({}, (1, None)),
-        ({"first_step": 51}, (2, None)),
-        ({"last_step": 50}, (1, 1)),
-        ({"first_step": 9, "last_step": 9}, (2, 2)),
+        ({}, 1, (1, None)),
+        ({"first_step": 51}, 1, (2, None)),
+        ({"last_step": 50}, 1, (1, 1)),
+        ({"first_step": 9, "last_step": 9}, 1, (2, 2)),
+        ({"first_step": 51}, 2, (1, None)),
+        ({"first_step": 9, "last_step": 10}, 2, (1, 2)),
     ],
-    ids=["all", "last", "first", "one"],
+    ids=["all", "last", "first", "one", "one rollout", "one rollout of several"],
 )
-def test_reward_counts_in_one_of_the_two_steps(steps, rehearsed, write_recipe, folder):
-    recipe = prepare(write_recipe(**rewarded({"model": "Qwen/Qwen2.5-7B", **steps})), [], folder).recipe
+def test_reward_counts_in_one_of_the_two_steps(steps, iterations, rehearsed, write_recipe, folder):
+    reward = {"model": "Qwen/Qwen2.5-7B", **steps}
+    recipe = prepare(write_recipe(**rewarded(reward, num_iterations=iterations)), [], folder).recipe
     assert (recipe.rewards[1].first_step, recipe.rewards[1].last_step) == rehearsed
 
 

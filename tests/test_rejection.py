@@ -55,12 +55,12 @@ def completion(text: str, num_tokens: int = 9, **more) -> Completion:
 def kept_of(tmp_path):
     """Writes judged shards, keeps within limits, and gives counts, kept rows and prompts."""
 
-    def keep(shards: list[list[dict]], section: Keep, columns=("solution",)):
+    def keep(shards: list[list[dict]], section: Keep, columns=("solution",), by_model=()):
         schema = schema_of(pyarrow.schema([(name, pyarrow.string()) for name in columns]), ["accuracy"])
         files = [tmp_path / "completions" / f"part-{number:05d}.parquet" for number in range(len(shards))]
         for file, rows in zip(files, shards, strict=True):
             write_rows(rows, schema, file)
-        counts = keep_within_limits(tmp_path, files, section, dict.fromkeys(PROVENANCE, "x"))
+        counts = keep_within_limits(tmp_path, files, section, dict.fromkeys(PROVENANCE, "x"), by_model)
         folders = [parquet.read_table(tmp_path / name).to_pylist() for name in ("kept", "prompts")]
         return counts, *folders
 
@@ -140,6 +140,33 @@ def test_pass_rate_is_the_share_of_judged_completions_that_verify(kept_of):
     assert [each["num_judged"] for each in prompts] == [3, 4, 0]
     assert [each["id"] for each in prompts] == ["0", "1", "2"]
     assert prompts[0]["prompt"] == row(0, "0")["prompt"] and prompts[0]["solution"] == "4"
+
+
+def test_a_model_is_asked_about_what_ends_and_what_does_not_counts_as_wrong(kept_of):
+    asked = []
+
+    def accuracy(completions, prompts, completion_ids, solution, **columns):  # the only reward that kept_of has
+        asked.extend(completion[0]["content"] for completion in completions)
+        assert len(prompts) == len(completion_ids) == len(solution) == len(completions)
+        return [1.0] * len(completions)
+
+    accuracy.is_for = lambda task: True
+    refused, cut_off = completion("", 0, refused="HTTP 400"), completion(RIGHT + "!", truncated=True)
+    groups = [[cut_off, completion(RIGHT), refused], [refused] * 3]
+    rows = judge([row(0), row(1)], groups, [accuracy], Keep(), THINKING, by_model=("accuracy",))
+    assert asked == [RIGHT]
+    assert [each["reward_accuracy"] for each in rows] == [None, 1.0, None] + [None] * 3
+    counts, kept, prompts = kept_of([rows], Keep(), by_model=[Reward(name="accuracy")])
+    assert counts["dropped"] == {"truncated": 1, "refused": 4}
+    assert [each["id"] for each in kept] == ["0-1"]
+    assert [(each["pass_rate"], each["num_judged"]) for each in prompts] == [(0.5, 2), (None, 0)]
+
+
+def test_a_model_of_another_task_leaves_what_is_cut_off_to_the_other_rewards(kept_of):
+    rows = judged([row(0, task="math")], [[completion(RIGHT, truncated=True)]], Keep())
+    of_chat = [Reward(name="judge", rubric="r.yaml", task="chat")]
+    _, _, (prompt,) = kept_of([rows], Keep(), ("solution", "task"), of_chat)
+    assert (prompt["pass_rate"], prompt["num_judged"]) == (1.0, 1)
 
 
 def test_columns_that_an_earlier_sampling_left_in_the_data_are_not_kept():

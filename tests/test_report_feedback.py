@@ -357,12 +357,27 @@ def test_pairs_are_counted_by_prompts(tmp_path):
     assert "2,614 tokens a second, 3 completions dropped (truncated)" in page
 
 
-def test_what_a_judge_said(tmp_path):
-    write_record(tmp_path, "preferences", recipe={"step": "preferences"})
+IN_ALL = {"requests": 90, "prompt_tokens": 5000, "completion_tokens": 400, "usd": None}
+
+
+@pytest.mark.parametrize(
+    ("in_record", "spent"),
+    [
+        pytest.param({}, {"tokens of the judge": "1,234 + 10"}, id="going on"),
+        pytest.param({"judging": IN_ALL}, {"tokens of the judge": "5,000 + 400"}, id="shares too"),
+        pytest.param(
+            {"judging": {**IN_ALL, "usd": 1.5}},
+            {"tokens of the judge": "5,000 + 400", "cost of the judge": "$1.50"},
+            id="priced",
+        ),
+    ],
+)
+def test_what_a_judge_said(tmp_path, in_record, spent):
+    write_record(tmp_path, "preferences", recipe={"step": "preferences"}, **in_record)
     (tmp_path / "preferences.json").write_text(json.dumps(PAIRS))
     for process, tokens in enumerate((1000, 234)):
-        spent = {"requests": 9, "prompt_tokens": tokens, "completion_tokens": 5}
-        (tmp_path / f"judging-{process}.json").write_text(json.dumps(spent))
+        of_process = {"requests": 9, "prompt_tokens": tokens, "completion_tokens": 5}
+        (tmp_path / f"judging-{process}.json").write_text(json.dumps(of_process))
     facts = {fact.what: fact.value for fact in preference_facts(stage_of(tmp_path), [])}
     assert facts == {
         "verdicts": "14,000",
@@ -373,7 +388,7 @@ def test_what_a_judge_said(tmp_path):
         "correlation with length": "+0.81",
         "longer is chosen": "98.4 %",
         "tokens sampled": "116,136",
-        "tokens of the judge": "1,234 + 10",
+        **spent,
     }
 
 

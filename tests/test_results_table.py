@@ -9,6 +9,8 @@ from conftest import REPOSITORY
 from test_report import write_completions, write_record
 from test_report_feedback import BY_MODEL, BY_RULE, HELD_OUT, PAIRS, STOPPED, write_rl
 
+from open_r1.recipe import load_recipe
+
 spec = importlib.util.spec_from_file_location("results_table", REPOSITORY / "scripts" / "results_table.py")
 results_table = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(results_table)
@@ -31,8 +33,9 @@ def write_feedback_run(folder: Path, seed: int, guards: dict) -> Path:
     (folder / "pairs" / "preferences.json").write_text(json.dumps(PAIRS))
     (folder / "rewards" / "reward_model.json").write_text(json.dumps(HELD_OUT))
     write_rl(folder / "rl", [BY_MODEL, BY_RULE], {"reward_model": RISING, "explained": FALLING}, guards=guards)
-    with (folder / "rl" / "metrics.jsonl").open("a") as lines:
-        lines.write(json.dumps({"step": 1, "completions/mean_length": 30.0, "reward": -0.5}) + "\n")
+    metrics = folder / "rl" / "metrics.jsonl"
+    trained = [json.dumps({"step": step, "completions/mean_length": 30.0, "reward": -0.5}) for step in (1, 5)]
+    metrics.write_text("\n".join([*trained, metrics.read_text()]))  # step 5 was evaluated too, after it
     (folder / "rl" / "warnings.jsonl").write_text(json.dumps(STOPPED) + "\n")
     entry = {"pass@1": 0.5, "pass@1_interval": [0.4, 0.6], "num_problems": 9, "samples": 1, "tokens_per_answer": 40.0}
     score = {"parameters": 866_560, "benchmarks": {"tiny_explanations": entry, "tiny_sums": {**entry, "pass@1": 0.25}}}
@@ -104,6 +107,7 @@ def test_readme_shows_the_figures_that_are_recorded(records, monkeypatch, capsys
 def test_records_hold_what_feedback_came_to(feedback_runs):
     assert [run["seed"] for run in feedback_runs] == [0, 1]
     run = feedback_runs[0]
+    assert run["curves"] == {"rl": {"steps": [1, 5], "tokens": [30.0, 30.0]}}
     assert run["minutes_of_stages"] == {**dict.fromkeys(FEEDBACK_STAGES, 1.5), "rl": 7.2}
     pairs = run["preferences"]["pairs"]
     assert (pairs["prompts"], pairs["kept"], pairs["dropped"]) == (1000, 700, PAIRS["dropped"])
@@ -182,8 +186,47 @@ def test_markers_of_a_readme_are_filled_in_where_it_has_them(feedback_runs):
         results_table.with_figures("no markers", "results", feedback_runs)
 
 
-def test_a_study_without_a_readme_leaves_its_records(tmp_path, monkeypatch, capsys):
-    run = write_feedback_run(tmp_path / "run", 0, {"truth": "explained"})
-    monkeypatch.setattr("sys.argv", ["results_table.py", str(tmp_path), str(run)])
-    assert results_table.main() == 0 and "explained by seed" in capsys.readouterr().out
-    assert json.loads((tmp_path / "results.json").read_text())[0]["evaluations"]["rl"]["steps"] == [0, 5, 10]
+@pytest.mark.parametrize("readme", [None, "no markers"])
+def test_records_are_written_whatever_the_readme_lacks(readme, feedback_runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results_table, "collect", lambda run_dirs: feedback_runs)
+    monkeypatch.setattr("sys.argv", ["results_table.py", str(tmp_path), "runs/seed"])
+    if readme is None:
+        assert results_table.main() == 0 and "explained by seed" in capsys.readouterr().out
+    else:
+        (tmp_path / "README.md").write_text(readme)
+        with pytest.raises(SystemExit, match="no place for the table"):
+            results_table.main()
+    assert json.loads((tmp_path / "results.json").read_text()) == feedback_runs
+
+
+def test_readme_is_filled_in_from_records_alone(feedback_runs, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text(results_table.as_json(feedback_runs))
+    (tmp_path / "README.md").write_text(marked("results"))
+    monkeypatch.setattr("sys.argv", ["results_table.py", str(tmp_path)])
+    assert results_table.main() == 0
+    assert results_table.table(feedback_runs) in (tmp_path / "README.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text()) == feedback_runs
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check"]])
+def test_records_that_are_not_there_are_one_line(arguments, tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text(marked("results"))
+    monkeypatch.setattr("sys.argv", ["results_table.py", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit, match="results.json: there is no such file; give the runs") as stopped:
+        results_table.main()
+    assert "\n" not in str(stopped.value)
+
+
+def test_readme_of_the_study_of_feedback_has_a_place_for_each_of_its_tables(feedback_runs):
+    """Its rows ask of models that its pipeline evaluates."""
+    folder = REPOSITORY / "recipes" / "tiny-rlaif"
+    *_, evaluation = load_recipe(folder / "pipeline.yaml").stages
+    runs = [
+        {**run, "models": dict.fromkeys(evaluation.set["evaluate"]["models"], run["models"]["elsewhere"])}
+        for run in feedback_runs
+    ]
+    filled = results_table.with_figures((folder / "README.md").read_text(encoding="utf-8"), "results", runs)
+    for table in (results_table.table, results_table.feedback, results_table.stage_minutes):
+        assert f"\n{table(runs)}\n" in filled
+    assert "| `dpo` - `guarded_rl` | +0.0, +0.0 | +0.0 ± 0.0 | +0.0 ± 0.0 |" in filled
+    assert results_table.with_figures(filled, "results", runs) == filled

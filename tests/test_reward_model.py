@@ -221,9 +221,31 @@ def test_pairs_that_are_all_too_long_are_told(section, recipe_with, tmp_path):
     long = {"prompt": "1+1=?", "chosen": "2" * 40, "rejected": "3"}
     (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
     recipe = recipe_with({"max_length": 40}, **{section: [{"path": "long.jsonl"}]})
-    line = rf"recipe.yaml: {section}: no pair has both conversations within trainer.max_length \(40 tokens\)"
+    line = rf"recipe.yaml: {section}: all 1 pairs are left out: they are longer than trainer.max_length \(40 tokens\)"
     with pytest.raises(RecipeError, match=line):
         reward_model(load_recipe(recipe), tmp_path)
+
+
+def test_template_that_strips_the_thinking_is_refused(recipe_with, tmp_path):
+    strips = modeling.CHAT_TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1]")
+    (tmp_path / "strips.jinja").write_text(strips)
+    thought = {"prompt": "1+1=?", "chosen": "2", "rejected": "<think>hm</think>3"}
+    (tmp_path / "thought.jsonl").write_text(json.dumps(thought) + "\n")
+    recipe = recipe_with(data=[{"path": "thought.jsonl"}], model={"chat_template": "strips.jinja"})
+    with pytest.raises(RecipeError, match="model.chat_template: row 0, rejected: it leaves out some of what"):
+        reward_model(load_recipe(recipe), tmp_path)
+
+
+@pytest.mark.parametrize(("correlation", "told"), [(None, "–"), (0.5, "+0.50"), (-0.001, "-0.00")])
+def test_correlation_with_length_is_told_where_there_is_one(
+    correlation, told, recipe_with, monkeypatch, tmp_path, capfd
+):
+    report = report_of([1.0], [1]) | {"length_correlation": correlation}
+    monkeypatch.setattr(training, "train", lambda *_: None)
+    monkeypatch.setattr("open_r1.reward_model.rewards_of_pairs", lambda trainer: ())
+    monkeypatch.setattr("open_r1.reward_model.report_on", lambda: report)
+    reward_model(load_recipe(recipe_with()), tmp_path)
+    assert capfd.readouterr().out.endswith(f"correlation with length {told}\n")
 
 
 # --- Models that are none

@@ -255,7 +255,7 @@ NAN = float("nan")
     ],
 )
 def test_no_verdict_is_no_reward_of_zero(before, after):
-    left = leave_out_unjudged(torch.tensor(before), num_generations=2)
+    left = leave_out_unjudged(torch.tensor(before), torch.ones(2), num_generations=2)
     assert torch.equal(left.nan_to_num(-9), torch.tensor(after).nan_to_num(-9))
 
 

@@ -76,7 +76,7 @@ def test_what_is_not_said_is_the_default(write_rubric):
         (
             {"template": "typo.jinja"},
             "template: {folder}/typo.jinja asks for 'anwers' (known: principles, scale, question, messages, answers, "
-            "labels); did you mean answers?",
+            "labels, marked_question, marked_messages); did you mean answers?",
         ),
         ({"template": "broken.jinja"}, "template: {folder}/broken.jinja, line 2: unexpected '}'"),
     ],

@@ -105,6 +105,7 @@ def begun(evaluate_recipe, tmp_path):
     recipe = load_recipe(evaluate_recipe)
     run_dir = tmp_path / "run"
     start_record(run_dir, recipe, "x.yaml", PARENTS)
+    update_record(run_dir, rubrics={"preferences.rubric": "a"})
     return recipe, run_dir
 
 
@@ -124,6 +125,7 @@ def leave_share(run_dir, recipe, share: Share, **fields):
         ({"recipe_sha256": "other"}, "it was made by another recipe"),
         ({"parents": [{**PARENTS[0], "weights_sha256": "b"}]}, "it began from other weights"),
         ({"parents": []}, "it began from other weights"),
+        ({"rubrics": {"preferences.rubric": "b"}}, "its rubric was another one"),
     ],
 )
 def test_a_share_that_does_not_fit_is_not_taken_up_and_told(fields, reason, begun, capsys):

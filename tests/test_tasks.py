@@ -67,6 +67,17 @@ def fails(completions, **columns):
     raise AssertionError(completions)
 
 
+@pytest.mark.parametrize("early", [[], [0], [1, 2], [0, 3], [2, 3]])
+def test_metrics_are_of_the_rows_of_the_task_however_they_are_judged(early):
+    judging, logged = reward(), {}
+    rows = {"solution": ["4", r"\frac{1}{", "4", "4"], "task": ["math", "math", "general", "general"]}
+    if early:
+        some = {name: [column[position] for position in early] for name, column in rows.items()}
+        judging.start([ANSWERS[position] for position in early], positions=early, **some)
+    judging(ANSWERS, log_metric=logged.__setitem__, **rows)
+    assert logged["accuracy/unparsed_gold_share"] == 0.5
+
+
 def test_rows_that_are_judged_early_keep_their_places():
     judging = reward()
     judging.start(ANSWERS[1:3], positions=[1, 2], **{name: column[1:3] for name, column in COLUMNS.items()})
@@ -167,6 +178,23 @@ def test_reward_counts_from_its_first_step_to_its_last(bounds, counts_in, early)
         assert ("accuracy/pairs" in logged) == ("accuracy_answer" in shown) == (step in counts_in)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "counts_after"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"first_step": 2}, [2, 3]),
+        ({"last_step": 2}, [0, 1, 2]),
+        ({"first_step": 2, "last_step": 2}, [2]),
+    ],
+)
+def test_evaluation_is_of_the_step_that_is_done(bounds, counts_after):
+    bounded = reward(task=None, **bounds)
+    bounded.in_evaluation = True
+    for step in (0, 1, 2, 3):
+        values = bounded(ANSWERS[:1], solution=["4"], trainer_state=SimpleNamespace(global_step=step))
+        assert values == ([1.0] if step in counts_after else [None])
+
+
 def test_none_share_is_of_the_rows_that_were_to_be_judged():
     bounded, logged = reward(first_step=2), {}
     columns = {"solution": [r"\frac{1}{", "4", "4", "4"], "task": ["math", "math", "general", "math"]}
@@ -215,6 +243,19 @@ def test_own_names_are_replaced_and_no_others(name, logged, expected):
     names = []
     BoundReward("mine", logs, {}, logs_as=name)(ANSWERS[:1], log_metric=lambda name, value: names.append(name))
     assert names[0] == expected
+
+
+def says(completions, log_extra, **columns):
+    """A reward of a user's own that puts something into the completions table."""
+    log_extra("says_what", [text_of[-1]["content"] for text_of in completions])
+    return [0.0] * len(completions)
+
+
+def test_two_rewards_of_one_function_of_a_users_own_have_columns_of_their_own():
+    shown = {}
+    for label in ("one", "other"):
+        reward("test_tasks:says", label=label, task=None)(ANSWERS, log_extra=shown.__setitem__)
+    assert shown.keys() == {"one_what", "other_what"}
 
 
 def test_columns_of_a_task_are_asked_of_its_sources_alone(recipe_of):

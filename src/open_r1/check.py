@@ -21,10 +21,11 @@ from open_r1.data import columns_of, mixture_problems
 from open_r1.data.choice import column_problems
 from open_r1.data.columns import STEP_COLUMNS
 from open_r1.feedback import judge_problems, load_rubric
+from open_r1.feedback.asking import check_template
 from open_r1.gates import gate_problems
 from open_r1.incompatible import incompatible_settings, missing_packages
 from open_r1.places import ACCELERATE_CONFIGS, HUB, RECIPES, RUNS
-from open_r1.procedural import FAMILIES
+from open_r1.procedural import FAMILIES, explanations
 from open_r1.recipe import (
     STAGE_REFERENCE,
     DataSource,
@@ -35,8 +36,9 @@ from open_r1.recipe import (
     load_recipe,
     value_problem,
 )
-from open_r1.recipe.trainer_fields import trainer_value
+from open_r1.recipe.trainer_fields import steps_per_rollout, trainer_value
 from open_r1.rewards import (
+    NOT_FROM_0_TO_1,
     REWARDS,
     asks_judge,
     build_rewards,
@@ -44,6 +46,7 @@ from open_r1.rewards import (
     missing_parameters,
     models_of_rewards,
     settable_parameters,
+    truths_of,
     types_of_parameters,
 )
 from open_r1.rewards.completion import prefill_problems
@@ -236,6 +239,8 @@ def _procedural_problems(source: DataSource) -> Iterator[str]:
     for key in section.parameters:
         if key not in known:
             yield f"parameters.{key}: unknown parameter of {family.ORIGIN}{closest(key, known)}"
+    if family is explanations and (problem := explanations.parameter_problem(section.parameters)):
+        yield f"parameters.{problem}"
 
 
 def _reward_problems(recipe: Recipe) -> Iterator[str]:
@@ -246,6 +251,8 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
             yield f"{key}.label: another reward is called {reward.called} already; give one of them a label"
         if reward.last_step is not None and reward.last_step < reward.first_step:
             yield f"{key}.last_step: {reward.last_step} is before first_step {reward.first_step}: it would never count"
+        elif recipe.step == "grpo":
+            yield from (f"{key}.{problem}" for problem in _step_range_problems(recipe, reward))
         if ":" not in reward.name and reward.name not in REWARDS:
             known = ", ".join(REWARDS)
             yield f"{key}.name: unknown reward {reward.name!r} (known: {known}){closest(reward.name, REWARDS)}"
@@ -278,9 +285,48 @@ def _reward_problems(recipe: Recipe) -> Iterator[str]:
                 _try_on_nothing(recipe, reward, columns)
             except RecipeError as error:
                 yield f"{key}: {error}"
+    if recipe.step == "grpo":
+        yield from _unjudged_sources(recipe)
     template = _chat_template(recipe)
     if template:
         yield from prefill_problems(_render(template), recipe.rewards, recipe.thinking)
+
+
+def _step_range_problems(recipe: Recipe, reward: Reward) -> Iterator[str]:
+    """Steps in which a reward cannot begin or end."""
+    max_steps = trainer_value("grpo", recipe.trainer, "max_steps")
+    if isinstance(max_steps, int) and 0 < max_steps < reward.first_step:
+        yield f"first_step: {reward.first_step} is after trainer.max_steps {max_steps}: it would never count"
+        return
+    per_rollout = steps_per_rollout(recipe.trainer, recipe.hardware.num_processes)
+    for name, step, num_before in (
+        ("first_step", reward.first_step, reward.first_step - 1),
+        ("last_step", reward.last_step, reward.last_step),
+    ):
+        if num_before is not None and num_before % per_rollout:
+            below = num_before // per_rollout * per_rollout
+            around = [end + step - num_before for end in (below, below + per_rollout)]
+            mend = " or ".join(str(each) for each in around if each > 0)
+            yield (
+                f"{name}: {step} is in the middle of a rollout, which is judged once for {per_rollout} steps (trainer."
+                f"steps_per_generation x num_iterations, over gradient_accumulation_steps); write {mend}"
+            )
+
+
+def _unjudged_sources(recipe: Recipe) -> Iterator[str]:
+    """Rows that get no reward at all; what their own column `task` says is known when they are loaded."""
+    for key, source in recipe.data_sources():
+        if any(reward.is_for(source.task) for reward in recipe.rewards):
+            continue
+        if source.task is None:
+            try:
+                columns = columns_of(recipe, source)
+            except RecipeError:
+                continue  # told with the data
+            if columns is None or "task" in columns or "task" in source.columns:
+                continue
+        rows = "rows of no task" if source.task is None else f"rows of task {source.task!r}"
+        yield f"{key}.task: no reward is for {rows}; add one, or remove the source"
 
 
 def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> None:
@@ -291,6 +337,8 @@ def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> N
     (function,) = build_rewards([anywhere], recipe.thinking, recipe.seed, max_completion_tokens_of(recipe))
     empty: list = []
     function(empty, prompts=empty, completion_ids=empty, **dict.fromkeys(columns, empty))
+    if rubric:
+        check_template(load_rubric(recipe.path(rubric)), _num_candidates(recipe))
 
 
 def _column_problems(recipe: Recipe, key: str, reward: Reward, needed: Iterable[str]) -> Iterator[str]:
@@ -334,9 +382,13 @@ def _judge_problems(recipe: Recipe) -> Iterator[str]:
             yield f"{key}.rubric: a judge learns its verdicts by step sft, and this is {recipe.step}; remove it"
 
 
+def _num_candidates(recipe: Recipe) -> int:
+    return recipe.judge.candidates if recipe.judge is not None else 1
+
+
 def _rubric_problems(recipe: Recipe, key: str, path: str) -> Iterator[str]:
     try:
-        load_rubric(recipe.path(path))
+        check_template(load_rubric(recipe.path(path)), _num_candidates(recipe))
     except RecipeError as error:
         yield from (f"{key}: {line}" for line in error.lines)
 
@@ -344,6 +396,7 @@ def _rubric_problems(recipe: Recipe, key: str, path: str) -> Iterator[str]:
 def _truth_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.step == "grpo" and recipe.guards.max_kl is not None and not trainer_value("grpo", recipe.trainer, "beta"):
         yield "guards.max_kl: with trainer.beta 0 nobody computes it; set trainer.beta, e.g. 0.001, or remove it"
+    yield from _signs_of_nothing(recipe)
     truth = recipe.guards.truth
     if truth is None:
         return
@@ -353,6 +406,27 @@ def _truth_problems(recipe: Recipe) -> Iterator[str]:
         yield f"guards.truth: no reward is called {truth!r} ({known}){closest(truth, called)}"
     elif not recipe.eval_data:
         yield "guards.truth: it is looked at on eval_data, which is missing; add it, and trainer.eval_strategy"
+    else:
+        reward = recipe.rewards[called.index(truth)]
+        if reward.name in NOT_FROM_0_TO_1:
+            yield f"guards.truth: {reward.name} is no number from 0 to 1; name another reward, e.g. one of weight 0"
+        if not reward.counts_always:
+            yield (
+                f"guards.truth: evaluations before first_step or after last_step of {truth} would have no value of it; "
+                f"remove these, or name another reward, e.g. one of weight 0"
+            )
+
+
+def _signs_of_nothing(recipe: Recipe) -> Iterator[str]:
+    guards = recipe.guards
+    if recipe.step != "grpo" or not guards.stop_on_signs:
+        return
+    has_truth = guards.max_eval_drop is not None and recipe.eval_data and truths_of(guards, recipe.rewards)
+    if not has_truth and guards.min_entropy_share is guards.max_length_drift is guards.max_kl is None:
+        yield (
+            "guards.stop_on_signs: nothing looks for a sign; set guards.truth (with eval_data), min_entropy_share, "
+            "max_length_drift or max_kl, or remove it"
+        )
 
 
 def _chat_template(recipe: Recipe) -> str | None:
@@ -428,11 +502,13 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
             f"divided into groups of {values['num_generations']}"
         )
     elif processes > 1 and (rollouts // processes) % values["num_generations"] and not values["generation_batch_size"]:
+        compares = ("length", "judge") if recipe.judge is not None and recipe.judge.candidates > 1 else ("length",)
         for index, reward in enumerate(recipe.rewards):
-            if reward.name == "length":
+            if reward.name in compares:
                 yield (
-                    f"rewards.{index}: length compares the completions of one prompt, but {rollouts // processes} "
-                    f"completions a process cut groups of {values['num_generations']} in pieces; choose "
+                    f"rewards.{index}: {reward.name} compares the completions of one prompt, but "
+                    f"{rollouts // processes} completions a process cut groups of {values['num_generations']} in "
+                    f"pieces; choose "
                     f"trainer.per_device_train_batch_size x steps_per_generation as a multiple of num_generations"
                 )
     if recipe.eval_data:

@@ -19,7 +19,7 @@ from open_r1.grpo_trainer import GRPOTrainer
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.rewards import asks_judge, build_rewards
 from open_r1.rewards.completion import prefill_problems, resolved_thinking
-from open_r1.step_process import run_step
+from open_r1.step_process import JudgeFailed, run_step
 from open_r1.training.evaluation import whole_batches
 from open_r1.training.watchdog import answers_within
 
@@ -43,6 +43,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         **{**training.trainer_arguments(recipe, run_dir), **vllm_server.trainer_keys()},
         reward_weights=[reward.weight for reward in recipe.rewards],
     )
+    judge = _judge(recipe, run_dir, processes)
     trainer = GRPOTrainer(
         model=modeling.load_model(recipe),
         reward_funcs=build_rewards(
@@ -50,7 +51,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
             resolved_thinking(rendered_prompt, recipe.thinking),
             recipe.seed,
             max_completion_tokens=arguments.max_completion_length,
-            judge=_judge(recipe, run_dir, processes),
+            judge=judge,
         ),
         args=arguments,
         train_dataset=dataset,
@@ -67,7 +68,12 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
             key="guards.weight_sync_timeout_seconds",
         ),
     )
-    training.train(trainer, recipe, run_dir, tokenizer)
+    try:
+        training.train(trainer, recipe, run_dir, tokenizer)
+    except JudgeFailed:
+        if judge is not None:
+            judge.forget_unreadable()
+        raise
 
 
 def _judge(recipe: Recipe, run_dir: Path, processes: PartialState) -> ModelJudge | None:

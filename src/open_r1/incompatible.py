@@ -1,16 +1,17 @@
 """Settings that are right by themselves and wrong together: found before a model is loaded.
 
-What trl's configs refuse themselves is left to them; here is what would fail only after the weights
-are loaded, or what nothing would ever tell.
+What trl's configs refuse themselves is left to them, where that comes early; here is what would fail only after data or
+weights are loaded, or what nothing would ever tell.
 """
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from open_r1.recipe import Recipe, VllmServer, is_path
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
-from open_r1.rewards import asks_judge, models_of_rewards
+from open_r1.rewards import asks_judge, best_checkpoint_metric, models_of_rewards, truths_of
 from open_r1.wording import closest
 
 VLLM_MODES = ("colocate", "server")
@@ -48,6 +49,7 @@ def incompatible_settings(recipe: Recipe, accelerate_config: Mapping[str, Any]) 
     yield from _of_models_beside(recipe, accelerate_config)
     yield from _of_numbers(recipe, accelerate_config)
     yield from _of_kernels(recipe)
+    yield from _of_best_checkpoint(recipe)
     if recipe.step in ("dpo", "reward_model"):
         yield from _of_dpo_and_rewards(recipe)
     if recipe.step == "dpo":
@@ -189,6 +191,63 @@ def _of_kernels(recipe: Recipe) -> Iterator[str]:
         yield (
             "model.lora.target_modules: TRL multiplies by lm_head's own weights, so an adapter on it would never be "
             "trained; remove lm_head"
+        )
+
+
+def _of_best_checkpoint(recipe: Recipe) -> Iterator[str]:
+    if not recipe.trainer.get("load_best_model_at_end"):
+        return
+    keys = ("eval_strategy", "save_strategy", "save_steps", "eval_steps", "logging_steps")
+    evaluates, saves, save_steps, eval_steps, logging_steps = (
+        trainer_value(recipe.step, recipe.trainer, key) for key in keys
+    )
+    if evaluates == "no":
+        yield "trainer.load_best_model_at_end: nothing is evaluated; set trainer.eval_strategy, or remove it"
+    elif saves not in ("best", evaluates):
+        yield (
+            f"trainer.save_strategy: {saves}, but trainer.eval_strategy is {evaluates}, and load_best_model_at_end "
+            f"chooses among checkpoints that were evaluated; write {evaluates}"
+        )
+    elif saves == "steps" and not _is_multiple(save_steps, eval_steps or logging_steps):
+        yield (
+            f"trainer.save_steps: {save_steps} is no multiple of {eval_steps or logging_steps}, trainer.eval_steps, "
+            f"and load_best_model_at_end chooses among checkpoints that were evaluated; make them equal"
+        )
+    elif recipe.step == "grpo":
+        yield from _of_best_metric(recipe)
+
+
+def _is_multiple(steps: float, of: float) -> bool:
+    """Below 1 both are shares of the run's steps, which transformers compares as whole millionths."""
+    if of <= 0 or (steps < 1) != (of < 1):
+        return False
+    return round(steps * 1_000_000) % round(of * 1_000_000) == 0
+
+
+def _of_best_metric(recipe: Recipe) -> Iterator[str]:
+    metric = best_checkpoint_metric(recipe)
+    if metric is None:
+        yield (
+            "trainer.load_best_model_at_end: nothing says which checkpoint is the best; set guards.truth, or "
+            "trainer.metric_for_best_model, e.g. eval_reward"
+        )
+        return
+    mean_of = re.fullmatch("(?:eval_)?rewards/(.+)/mean", metric)
+    if mean_of is None:
+        return
+    name = mean_of[1]
+    rewards = {reward.called: reward for reward in recipe.rewards}
+    if name in truths_of(recipe.guards, recipe.rewards) and recipe.trainer.get("greater_is_better") is False:
+        yield f"trainer.greater_is_better: false would keep the checkpoint with the least of {name}; remove it"
+    if name == recipe.guards.truth:
+        return  # what is wrong with that is told with the guards
+    if name not in rewards:
+        known = f"known: {', '.join(rewards)}"
+        yield f"trainer.metric_for_best_model: no reward is called {name!r} ({known}){closest(name, rewards)}"
+    elif not rewards[name].counts_always:
+        yield (
+            f"trainer.metric_for_best_model: evaluations before first_step or after last_step of {name} would have no "
+            f"{metric}; remove these, or name another metric"
         )
 
 

@@ -1,9 +1,9 @@
 """Where the seconds of an optimizer step go: `make profile RECIPE=recipes/…`, or RUN=runs/… for a run that is there.
 
 A recipe is run for ten steps through the launcher, in a directory of its own below runs/profiles/: it is no run of the
-recipe, `latest` does not point at it, and its model is not kept. It neither evaluates nor writes checkpoints; all else
-is as the recipe says. Its completions are those of a policy that has hardly been trained: they, and with them the
-seconds of a step, may become longer, which RUN=… of a long run shows.
+recipe, `latest` does not point at it, and its model is not kept. It neither evaluates nor writes checkpoints, and every
+reward counts in every step; all else is as the recipe says. Its completions are those of a policy that has hardly been
+trained: they, and with them the seconds of a step, may become longer, which RUN=… of a long run shows.
 """
 
 import argparse
@@ -35,6 +35,8 @@ OVERRIDES = (
     "trainer.eval_strategy=no",
     "trainer.eval_on_start=false",
     "eval_data=[]",
+    "guards.truth=null",
+    "guards.stop_on_signs=false",
     "guards.max_truncated_share=null",  # a policy that learns nothing takes as long
     "guards.max_dead_steps=null",
 )
@@ -46,7 +48,10 @@ def profile_recipe(file: Path, overrides: Sequence[str], runs: Path = RUNS) -> t
     asked = load_recipe(file, overrides)
     if asked.step != "grpo":
         raise RecipeError(f"{asked.source}: step: it is {asked.step}; only grpo steps have phases{_instead(asked)}")
-    recipe = load_recipe(file, [*OVERRIDES, *overrides])
+    in_all_steps = [
+        f"rewards.{i}.{steps}" for i in range(len(asked.rewards)) for steps in ("first_step=1", "last_step=null")
+    ]
+    recipe = load_recipe(file, [*OVERRIDES, *in_all_steps, *overrides])
     check_recipe(recipe, before_run=True)
     run_dir = run_directory(recipe, runs.resolve() / "profiles").with_name(f"{datetime.now(UTC):%Y%m%d-%H%M%S}")
     print(f"{recipe.trainer['max_steps']} steps of {recipe.source} -> {run_dir}")

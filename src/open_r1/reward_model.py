@@ -12,10 +12,12 @@ import trl
 
 from open_r1 import data, modeling, training
 from open_r1.feedback.held_out_pairs import report_on
-from open_r1.recipe import Recipe, RecipeError
+from open_r1.feedback.reward_models import check_padding
+from open_r1.recipe import Recipe
 from open_r1.run_record import REWARD_MODEL_REPORT
 from open_r1.step_process import run_step
 from open_r1.training.checkpoints import WholeCheckpoints
+from open_r1.training.pairs import check_left, check_rendering
 from open_r1.whole_files import whole
 
 
@@ -28,8 +30,10 @@ def reward_model(recipe: Recipe, run_dir: Path) -> None:
     training.begin(recipe)
     tokenizer = modeling.load_tokenizer(recipe)
     arguments = trl.RewardConfig(**training.trainer_arguments(recipe, run_dir))  # first: see training.fine_tune
+    check_padding(recipe, tokenizer, arguments.pad_token)
     pairs_of = {section: data.load_data(recipe, section=section) for section in ("data", "eval_data")}
-    given = {section: len(pairs) for section, pairs in pairs_of.items()}
+    for pairs in pairs_of.values():
+        check_rendering(recipe, pairs, tokenizer, after_generation_prompt=False)
     trainer = RewardTrainer(
         model=modeling.load_reward_model(recipe),
         args=arguments,
@@ -38,24 +42,19 @@ def reward_model(recipe: Recipe, run_dir: Path) -> None:
         processing_class=tokenizer,
         peft_config=modeling.lora_config(recipe.model, "SEQ_CLS"),
     )
-    for section, pairs in (("data", trainer.train_dataset), ("eval_data", trainer.eval_dataset)):
-        num_pairs, num_left_out = given[section], given[section] - len(pairs)
-        if num_left_out and trainer.is_world_process_zero():  # TRL leaves them out without a word
-            print(f"{section}: {num_left_out} of {num_pairs} pairs are longer than {arguments.max_length} tokens")
-        if not len(pairs):
-            raise RecipeError(
-                f"{recipe.source}: {section}: no pair has both conversations within trainer.max_length "
-                f"({arguments.max_length} tokens); raise it, or give shorter ones"
-            )
+    for section, left in (("data", trainer.train_dataset), ("eval_data", trainer.eval_dataset)):
+        why = f"they are longer than trainer.max_length ({arguments.max_length} tokens)"
+        check_left(recipe, section, len(pairs_of[section]), len(left), why)
     training.train(trainer, recipe, run_dir, tokenizer)
     report = report_on(*rewards_of_pairs(trainer))
     if trainer.is_world_process_zero():
         with whole(run_dir / REWARD_MODEL_REPORT) as unfinished:
             unfinished.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        correlation = report["length_correlation"]
         print(
             f"reward model: {report['accuracy']:.3f} ± {report['accuracy_stderr']:.3f} of {report['num_pairs']} "
             f"held-out pairs right, calibration error {report['calibration_error']:.3f}, correlation with length "
-            f"{report['length_correlation'] or 0.0:+.2f}"
+            f"{'–' if correlation is None else f'{correlation:+.2f}'}"
         )
 
 
@@ -63,6 +62,8 @@ def rewards_of_pairs(trainer: RewardTrainer):
     """Rewards and tokens of the P held-out pairs: four lists of numbers, chosen, rejected, and their tokens."""
     import torch
 
+    if trainer.model_wrapped is trainer.model:  # with nothing left to train nobody has put it there
+        trainer.model.to(trainer.args.device)
     trainer.model.eval()
     gathered = []
     for batch in trainer.get_eval_dataloader():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from open_r1 import endings, run_record, shares, signals, vllm_server
+from open_r1.feedback import load_rubric
 from open_r1.feedback.spending import spent_in
 from open_r1.nodes import SINGLE_PROCESS_STEPS, Nodes, nodes_of, num_nodes_of
 from open_r1.places import ACCELERATE_CONFIGS, RECIPES, REPOSITORY, RUNS
@@ -58,7 +59,7 @@ def launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]] = ()
 
     A run of another recipe is moved away first, unless `in_place` says that this recipe is to go on with it.
     Everything is written to run.json, whatever the end. Raises RecipeError if somebody else is at work there, or on a
-    share of the run.
+    share of the run, or if it is to go on with a rubric that it did not begin with.
     """
     nodes = nodes_of(recipe)
     with contextlib.ExitStack() as alone:
@@ -90,8 +91,11 @@ def alone_at_work(run_dir: Path, waits: bool = False) -> Iterator[None]:
 
 
 def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in_place: bool, nodes: Nodes) -> int:
-    if not in_place:
-        _move_stale_run_away(run_dir, recipe, parents)
+    rubrics = rubrics_of(recipe)
+    if in_place:
+        _check_rubrics(run_dir, recipe, rubrics)
+    else:
+        _move_stale_run_away(run_dir, recipe, parents, rubrics)
     run_dir.mkdir(parents=True, exist_ok=True)
     for file in (ERROR_FILE, signals.MARKER_FILE):
         (run_dir / file).unlink(missing_ok=True)
@@ -100,6 +104,8 @@ def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in
     with signals.answered_with(signals.remember):  # the process is asked to stop, and the record finished in any case
         earlier_shares = shares.shares_in_record(run_dir)
         run_record.start_record(run_dir, recipe, str(recipe.source), list(parents))
+        if rubrics:
+            run_record.update_record(run_dir, rubrics=rubrics)
         shares.take_up(run_dir, earlier_shares)
         if sandboxes := sandboxes_of(recipe.rewards):
             run_record.update_record(run_dir, sandboxes={name: isolation_of(name) for name in sandboxes})
@@ -120,13 +126,13 @@ def _launch(recipe: Recipe, run_dir: Path, parents: Sequence[dict[str, Any]], in
 def _left_behind(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     """What the record has of files that the processes left: warnings, what judging cost, what a reward model is worth.
 
-    `judging` is {requests, prompt_tokens, completion_tokens, usd}, of all attempts and the shares that were taken up.
+    `judging` is {requests, prompt_tokens, completion_tokens, usd}, of all attempts and all shares, joined or not.
     """
     left: dict[str, Any] = {}
     if warnings := warnings_of(run_dir):
         left["warnings"] = warnings
     if recipe.judge is not None:
-        left["judging"] = spent_in([run_dir, *shares.taken_up(run_dir).values()], recipe.judge)
+        left["judging"] = spent_in([run_dir, *shares.directories_of_shares(run_dir).values()], recipe.judge)
     report = run_dir / run_record.REWARD_MODEL_REPORT
     if report.exists():
         left["reward_model"] = json.loads(report.read_text(encoding="utf-8"))
@@ -142,13 +148,35 @@ def _reason(run_dir: Path, exit_code: int) -> str:
 
 
 def is_done(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]] = ()) -> bool:
-    """True if `run_dir` holds a finished run of this recipe that started from these parents' weights."""
+    """True if `run_dir` holds a finished run of this recipe and its rubrics that began from these parents' weights."""
     record = run_record.read_record(run_dir)
-    return record is not None and record["status"] == "done" and _began_from(record, recipe, parents)
+    if record is None or record["status"] != "done" or not _began_from(record, recipe, parents):
+        return False
+    return shares.has_rubrics(record, rubrics_of(recipe))
 
 
 def _began_from(record: dict[str, Any], recipe: Recipe, parents: Sequence[dict[str, Any]]) -> bool:
     return record["recipe_sha256"] == recipe.sha256 and same_weights(record, parents)
+
+
+def rubrics_of(recipe: Recipe) -> dict[str, str]:
+    """Key -> hash of what a rubric says, for all that the recipe or a stage of it names. Raises RecipeError."""
+    rubrics = {key: load_rubric(recipe.path(file)).sha256 for key, file in recipe.rubrics()}
+    for stage in recipe.stages:
+        of_stage = rubrics_of(stage_recipe(recipe, stage))
+        rubrics |= {f"stages.{stage.name}.{key}": sha256 for key, sha256 in of_stage.items()}
+    return rubrics
+
+
+def _check_rubrics(run_dir: Path, recipe: Recipe, rubrics: Mapping[str, str]) -> None:
+    """Raises RecipeError if a run that is to go on began with another rubric."""
+    begun = (run_record.read_record(run_dir) or {}).get("rubrics", {})
+    for key, sha256 in rubrics.items():
+        if begun.get(key, sha256) != sha256:
+            raise RecipeError(
+                f"{recipe.source}: {key}: it is no longer the rubric that {run_dir} began with; put that back, or "
+                f"leave --resume out to begin another run"
+            )
 
 
 def same_weights(record: dict[str, Any], parents: Sequence[dict[str, Any]]) -> bool:
@@ -156,13 +184,19 @@ def same_weights(record: dict[str, Any], parents: Sequence[dict[str, Any]]) -> b
     return shares.hashes_of(parents) == shares.hashes_of(record["parents"])
 
 
-def _move_stale_run_away(run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]]) -> None:
-    """Moves away what began from another recipe or other weights: its checkpoints must not be taken up.
+def _move_stale_run_away(
+    run_dir: Path, recipe: Recipe, parents: Sequence[dict[str, Any]], rubrics: Mapping[str, str]
+) -> None:
+    """Moves away what began from another recipe, rubric or other weights: its checkpoints must not be taken up.
 
-    The shares stay: each is looked at by itself, and may be newer, or at work.
+    The shares stay: each is looked at by itself, and may be newer, or at work. So does a pipeline for the rubrics of
+    its stages.
     """
     record = run_record.read_record(run_dir)
-    if record is None or _began_from(record, recipe, parents):
+    if record is None:
+        return
+    has_rubrics = recipe.step == "pipeline" or shares.has_rubrics(record, rubrics)
+    if has_rubrics and _began_from(record, recipe, parents):
         return
     number = 1
     while (stale := run_dir.with_name(f"{run_dir.name}.stale{number}")).exists():

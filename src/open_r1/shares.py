@@ -8,7 +8,7 @@ takes up what is finished there, and does the rest itself.
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,8 +117,8 @@ def take_up(run_dir: Path, earlier: list[dict[str, Any]]) -> None:
     """Puts the finished shares of a run into its record, which has just been started, and their seconds on its own.
 
     `earlier` are those that an earlier attempt took up: their seconds have been counted, and the number of shares is
-    settled by them. A share of another recipe or other weights is left alone and told: what is missing is computed in
-    its place, so that a chain of jobs in which a model was made anew goes on, and is right.
+    settled by them. A share of another recipe, rubric or other weights is left alone and told: what is missing is
+    computed in its place, so that a chain of jobs in which a model was made anew goes on, and is right.
     """
     record = read_record(run_dir)
     entries = {entry["share"]: entry for entry in earlier}
@@ -165,7 +165,14 @@ def _problem(share: dict[str, Any] | None, run: dict[str, Any]) -> str | None:
         return f"it is not done ({status}); its part is done here"
     if share["recipe_sha256"] != run["recipe_sha256"]:
         return "it was made by another recipe"
+    if not has_rubrics(share, run.get("rubrics", {})):
+        return "its rubric was another one"
     return None if hashes_of(run["parents"]) == hashes_of(share["parents"]) else "it began from other weights or data"
+
+
+def has_rubrics(record: dict[str, Any], rubrics: Mapping[str, str]) -> bool:
+    """True if a run had these rubrics, key -> hash, or its record says nothing of them."""
+    return record.get("rubrics", rubrics) == rubrics
 
 
 def hashes_of(parents: Sequence[dict[str, Any]]) -> list[str]:

@@ -25,6 +25,10 @@ class RunStopped(RuntimeError):
     """A run that was ended on purpose, with the reason and the key to change. Never shown with a traceback."""
 
 
+class JudgeFailed(RunStopped):
+    """A run that was ended because too much got no verdict."""
+
+
 def warnings_of(run_dir: Path) -> list[dict[str, Any]]:
     """What a run has warned of, a dict with step, key and reason each; half a line that a kill left is none."""
     file = run_dir / WARNINGS_FILE

@@ -76,7 +76,8 @@ def _published(folder: Path, recipe: Recipe) -> str:
 
 def _ours(folder: Path, recipe: Recipe) -> str:
     if folder.name in NOT_ON_GPUS:
-        return f"[measured, three seeds]({folder.name}/README.md)"
+        measured = (folder / "results.json").is_file()
+        return f"[measured, three seeds]({folder.name}/README.md)" if measured else "not yet run"
     found = [entry for entry in evidence_of(folder) if entry["recipe"] == recipe.source.name]
     return f"[{len(found)} runs]({folder.name}/README.md#results)" if found else "not yet run"
 

@@ -10,7 +10,7 @@ from open_r1.stages import PROMPTS
 def columns_left(recipe: Recipe, folder: str) -> set[str] | None:
     """The columns of kept/ or prompts/ of a run of this recipe; None if its data is on the Hub, or another run's."""
     from open_r1.curation.rejection import RATES
-    from open_r1.curation.rows import OF_PAIR, PROVENANCE
+    from open_r1.curation.rows import OF_ANSWER, OF_PAIR, PROVENANCE
 
     columns = {"id", "prompt", *reward_columns(recipe.rewards)}
     for source in recipe.data if recipe.step in STEPS_THAT_KEEP_COLUMNS else ():
@@ -22,7 +22,7 @@ def columns_left(recipe: Recipe, folder: str) -> set[str] | None:
             return None
         columns |= given.difference(TEXTS_OF_TRAINING) | ({"task"} if source.task else set())
     if recipe.step == "preferences":
-        return columns | {*OF_PAIR, *PROVENANCE}
+        return columns.difference(OF_ANSWER) | {*OF_PAIR, *PROVENANCE}
     if folder == PROMPTS:
         return columns | set(RATES)
     rewards = {f"reward_{reward.called}" for reward in recipe.rewards}

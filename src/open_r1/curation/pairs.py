@@ -24,7 +24,18 @@ import pyarrow.parquet
 from accelerate import PartialState
 
 from open_r1 import data
-from open_r1.curation.rows import MESSAGES, OF_PAIR, PROVENANCE, REFUSED, groups, number_of, write_rows
+from open_r1.curation.rows import (
+    MESSAGES,
+    NO_VERDICT,
+    OF_ANSWER,
+    OF_PAIR,
+    PROVENANCE,
+    REFUSED,
+    TRUNCATED,
+    groups,
+    number_of,
+    write_rows,
+)
 from open_r1.curation.sampling import (
     Judge,
     ai_judge_of,
@@ -33,6 +44,8 @@ from open_r1.curation.sampling import (
     counted_by_judge,
     leave_completions,
     sampling_counts,
+    verdicts_in,
+    verdicts_of,
 )
 from open_r1.curation.traces import provenance_of
 from open_r1.feedback import load_rubric
@@ -43,7 +56,7 @@ from open_r1.shares import COUNTS_OF_TRACES
 from open_r1.stages import KEPT
 from open_r1.whole_files import whole
 
-NOT_ANSWERED, TRUNCATED, NOT_SCORED = REFUSED, "truncated", "score: no verdict"
+NOT_SCORED = f"score{NO_VERDICT}"
 TOO_FEW, CLOSE, UNLIKE, UNBALANCED, BEYOND = (
     "fewer than two scored answers",
     "scores too close",
@@ -51,14 +64,8 @@ TOO_FEW, CLOSE, UNLIKE, UNBALANCED, BEYOND = (
     "unbalanced lengths",
     "beyond max_pairs",
 )
-OURS = {  # column of completions/ -> its type
-    "completion": pyarrow.string(),
-    "num_tokens": pyarrow.int32(),
-    "truncated": pyarrow.bool_(),
-    "refused": pyarrow.string(),
-    "score": pyarrow.float64(),
-    "dropped_for": pyarrow.string(),
-}
+DIGITS = 9  # of a score: what a sum of floats leaves behind them makes no answer the better one
+NEGLIGIBLE = 1e-12  # a share of a sum of squares that is rounding, and no variation
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,13 @@ def leave_pairs(recipe: Recipe, run_dir: Path, processes: PartialState) -> None:
         return
     prompts = data.load_data(recipe)
     schema = schema_of(prompts.features.arrow_schema)
-    judge_after = functools.partial(_judge, recipe, run_dir)
+    num_completions = len(prompts) * recipe.preferences.samples
+    judge_after = functools.partial(_judge, recipe, run_dir, num_completions)
     files = leave_completions(recipe, run_dir, processes, prompts, schema, judge_after)
     if processes.is_main_process and files is not None:
         counts = keep_pairs(run_dir, files, recipe.preferences, recipe.seed, provenance_of(recipe, run_dir))
         check_refused(recipe, counts["completions_dropped"].get(REFUSED, 0), counts["sampled"])
+        check_judged(recipe, verdicts_of(run_dir), num_completions, is_whole=True)
         counts |= {"judge": report_of(counted_by_judge(files)), **sampling_counts(files)}
         with whole(counts_file) as unfinished:
             unfinished.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
@@ -96,9 +105,9 @@ def leave_pairs(recipe: Recipe, run_dir: Path, processes: PartialState) -> None:
     processes.wait_for_everyone()
 
 
-def _judge(recipe: Recipe, run_dir: Path, tokenizer) -> Judge:
+def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Judge:
     """Rows of completions/, scored by the recipe's judge against the rubric of `preferences`."""
-    judge = ai_judge_of(recipe, run_dir)
+    judge, verdicts = ai_judge_of(recipe, run_dir), verdicts_of(run_dir)
     rubric = load_rubric(recipe.path(recipe.preferences.rubric))
     thinking = thinking_after(tokenizer, recipe.thinking)
 
@@ -107,14 +116,12 @@ def _judge(recipe: Recipe, run_dir: Path, tokenizer) -> Judge:
         answered_PG = [[c for c in group if c.refused is None and not c.truncated] for group in completions_PG]
         prompts = [row["prompt"] for row in rows]
         scores_PG = judge.scores(rubric, prompts, [[c.text for c in group] for group in answered_PG], thinking)
-        scored, num_asked, num_unscored = [], 0, 0
+        scored = []
         for row, group, scores in zip(rows, completions_PG, scores_PG, strict=True):
             given = iter(scores)
             for sample, completion in enumerate(group):
                 is_answer = completion.refused is None and not completion.truncated
                 score = next(given) if is_answer else None
-                num_asked += is_answer
-                num_unscored += is_answer and score is None
                 why = REFUSED if completion.refused is not None else TRUNCATED if completion.truncated else None
                 scored.append(
                     {
@@ -124,11 +131,12 @@ def _judge(recipe: Recipe, run_dir: Path, tokenizer) -> Judge:
                         "num_tokens": completion.num_tokens,
                         "truncated": completion.truncated,
                         "refused": completion.refused,
-                        "score": score,
+                        "score": None if score is None else round(score, DIGITS),
                         "dropped_for": why or (NOT_SCORED if score is None else None),
                     }
                 )
-        check_judged(recipe, num_unscored, num_asked)
+        verdicts.update(verdicts_in(row["dropped_for"] for row in scored))
+        check_judged(recipe, verdicts, num_completions, judge=judge)
         return scored, {name: number - before[name] for name, number in judge.tally().items()}
 
     return scored_rows
@@ -136,9 +144,9 @@ def _judge(recipe: Recipe, run_dir: Path, tokenizer) -> Judge:
 
 def schema_of(columns: pyarrow.Schema) -> pyarrow.Schema:
     """The schema of completions/: the data's columns and ours."""
-    ours = {"id", "prompt", *OURS, *OF_PAIR, *PROVENANCE}
+    ours = {"id", "prompt", *OF_ANSWER, *OF_PAIR, *PROVENANCE}
     theirs = [(field.name, field.type) for field in columns if field.name not in ours]
-    return pyarrow.schema([("id", pyarrow.string()), ("prompt", MESSAGES), *theirs, *OURS.items()])
+    return pyarrow.schema([("id", pyarrow.string()), ("prompt", MESSAGES), *theirs, *OF_ANSWER.items()])
 
 
 def keep_pairs(
@@ -199,13 +207,17 @@ def pair_of(rows: Sequence[Mapping[str, Any]], section: Preferences, seed: int) 
         return TOO_FEW
     random.Random(f"{seed}/{number_of(rows[0])}").shuffle(scored)
     best = max(scored, key=lambda index: rows[index]["score"])
-    worse = [index for index in scored if rows[best]["score"] - rows[index]["score"] > section.min_margin]
+    worse = [index for index in scored if _margin(rows[best], rows[index]) > section.min_margin]
     if not worse:
         return CLOSE
     alike = [index for index in worse if _are_alike(rows[best], rows[index], section.max_length_ratio)]
     if not alike:
         return UNLIKE
     return best, alike[0] if section.rejected == "random" else min(alike, key=lambda index: rows[index]["score"])
+
+
+def _margin(better: Mapping[str, Any], worse: Mapping[str, Any]) -> float:
+    return round(better["score"] - worse["score"], DIGITS)
 
 
 def _are_alike(row: Mapping[str, Any], other: Mapping[str, Any], max_ratio: float | None) -> bool:
@@ -232,10 +244,10 @@ def _pairs_of(
         surplus = _surplus([(key, pair.longer) for key, pair in pairs.items()], seed)
         dropped[UNBALANCED] += len(surplus)
         pairs = {key: pair for key, pair in pairs.items() if key not in surplus}
-    beyond = list(pairs)[section.max_pairs :] if section.max_pairs is not None else []
-    dropped[BEYOND] += len(beyond)
-    for key in beyond:
-        del pairs[key]
+    if section.max_pairs is not None:
+        drawn = _drawn([(key, pair.longer) for key, pair in pairs.items()], section, seed)
+        dropped[BEYOND] += len(pairs) - len(drawn)
+        pairs = {key: pair for key, pair in pairs.items() if key in drawn}
     return pairs, +dropped
 
 
@@ -247,26 +259,43 @@ def _surplus(longer: Sequence[tuple[Any, int]], seed: int) -> set:
     return set(random.Random(f"lengths/{seed}").sample(larger, abs(excess)))
 
 
+def _drawn(longer: Sequence[tuple[Any, int]], section: Preferences, seed: int) -> set:
+    """At most max_pairs keys, drawn from all by the seed; lengths that are balanced stay so, if with one pair less."""
+    rng = random.Random(f"pairs/{seed}")
+    sides = {sign: [key for key, of_pair in longer if of_pair == sign] for sign in (1, -1, 0)}
+    if section.balance_lengths:
+        rng.shuffle(sides[1])
+        together = [*zip(sides[1], sides[-1], strict=True), *((key,) for key in sides[0])]
+    else:
+        together = [(key,) for key, _ in longer]
+    rng.shuffle(together)
+    drawn: set = set()
+    for keys in together:
+        if len(drawn) + len(keys) <= section.max_pairs:
+            drawn.update(keys)
+    return drawn
+
+
 def _groups_of(file: Path) -> Iterator[list[dict[str, Any]]]:
     yield from (rows for _, rows in groups(pyarrow.parquet.read_table(file).to_pylist()))
 
 
 def _pair_row(chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{name: value for name, value in chosen.items() if name not in OURS},
+        **{name: value for name, value in chosen.items() if name not in OF_ANSWER},
         "id": number_of(chosen),
         "chosen": [{"role": "assistant", "content": chosen["completion"]}],
         "rejected": [{"role": "assistant", "content": rejected["completion"]}],
         "chosen_score": chosen["score"],
         "rejected_score": rejected["score"],
-        "margin": chosen["score"] - rejected["score"],
+        "margin": _margin(chosen, rejected),
         "chosen_tokens": chosen["num_tokens"],
         "rejected_tokens": rejected["num_tokens"],
     }
 
 
 def _schema_of_kept(schema: pyarrow.Schema) -> pyarrow.Schema:
-    theirs = [field for field in schema.remove_metadata() if field.name not in OURS]
+    theirs = [field for field in schema.remove_metadata() if field.name not in OF_ANSWER]
     return pyarrow.schema([*theirs, *OF_PAIR.items(), *((name, pyarrow.string()) for name in PROVENANCE)])
 
 
@@ -293,7 +322,8 @@ class _Correlation:
     """Of score and tokens within the answers to one prompt."""
 
     def __init__(self):
-        self._sums = np.zeros(3)  # of the squares of scores, of tokens, and of their products
+        self._sums = np.zeros(3)  # of the squares of scores, of tokens, and of their products; less the means
+        self._scale = np.zeros(2)  # of the squares of scores and of tokens as they are
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         scored = [row for row in rows if row["dropped_for"] is None]
@@ -301,9 +331,11 @@ class _Correlation:
         if len(values) > 1:
             score, tokens = (values - values.mean(axis=0)).T
             self._sums += (score @ score, tokens @ tokens, score @ tokens)
+            self._scale += (values**2).sum(axis=0)
 
     @property
     def value(self) -> float | None:
-        squares_of_scores, squares_of_tokens, products = self._sums
-        norm = float(np.sqrt(squares_of_scores * squares_of_tokens))
-        return float(products) / norm if norm else None
+        *squares, products = self._sums
+        if np.any(squares <= NEGLIGIBLE * self._scale):
+            return None
+        return float(products / np.sqrt(np.prod(squares)))

@@ -9,9 +9,10 @@ are there, in one pass in order, which holds one shard at a time in memory:
     prompts/       every prompt with its pass_rate, the share of its judged completions that every reward verified
 """
 
+import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,19 @@ import pyarrow.parquet
 
 from open_r1.curation.duplicates import Seen
 from open_r1.curation.readability import unreadable
-from open_r1.curation.rows import MESSAGES, NO_VERDICT, PROVENANCE, REFUSED, groups, key_of, number_of, write_rows
+from open_r1.curation.rows import (
+    MESSAGES,
+    NO_VERDICT,
+    PROVENANCE,
+    REFUSED,
+    TRUNCATED,
+    groups,
+    key_of,
+    number_of,
+    write_rows,
+)
 from open_r1.generation import Completion
-from open_r1.recipe import Keep, Thinking
+from open_r1.recipe import Keep, Reward, Thinking
 from open_r1.rewards import RewardFunction
 from open_r1.stages import KEPT, PROMPTS
 
@@ -44,22 +55,25 @@ def judge(
     rewards: Sequence[RewardFunction],
     keep: Keep,
     thinking: Thinking,
+    by_model: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """A row for every completion, in order, with the values of the rewards and the reason for which it is dropped.
 
     P prompts, G completions each. The reason is the first of: refused, truncated, a reward without a verdict or below
-    the bar, unreadable; None if it is none of them.
+    the bar, unreadable; None if it is none of them. Rewards whose name is in `by_model` ask a model, which is not
+    asked about what is dropped whatever it says: their value of a refused or truncated completion is None.
     """
     flat = [(row, completion) for row, group in zip(rows, completions_PG, strict=True) for completion in group]
     if not flat:
         return []
-    columns = {key: [row[key] for row, _ in flat] for key in rows[0] if key not in ("id", "prompt")}
-    conversations = [[{"role": "assistant", "content": completion.text}] for _, completion in flat]
-    given = {
-        "prompts": [row["prompt"] for row, _ in flat],
-        "completion_ids": [completion.token_ids or range(completion.num_tokens) for _, completion in flat],
-    }
-    values = {reward.__name__: reward(conversations, **given, **columns) for reward in rewards}
+    ended = [index for index, (_, each) in enumerate(flat) if each.refused is None and not each.truncated]
+    values = {}
+    for reward in rewards:
+        asked = ended if reward.__name__ in by_model else range(len(flat))
+        given = _values_of(reward, [flat[index] for index in asked]) if asked else []
+        values[reward.__name__] = [None] * len(flat)
+        for index, value in zip(asked, given, strict=True):
+            values[reward.__name__][index] = value
     judged = []
     for index, (row, completion) in enumerate(flat):
         given = {name: each[index] if completion.refused is None else None for name, each in values.items()}
@@ -79,12 +93,21 @@ def judge(
     return judged
 
 
+def _values_of(reward: RewardFunction, asked: Sequence[tuple[Mapping[str, Any], Completion]]) -> list[float | None]:
+    return reward(
+        [[{"role": "assistant", "content": completion.text}] for _, completion in asked],
+        prompts=[row["prompt"] for row, _ in asked],
+        completion_ids=[completion.token_ids or range(completion.num_tokens) for _, completion in asked],
+        **{key: [row[key] for row, _ in asked] for key in asked[0][0] if key not in ("id", "prompt")},
+    )
+
+
 def reason(completion: Completion, values: Mapping[str, float | None], keep: Keep, thinking: Thinking) -> str | None:
     """Why a completion with these rewards is dropped, looked at by itself; None if it is not."""
     if completion.refused is not None:
         return REFUSED
     if completion.truncated:
-        return "truncated"
+        return TRUNCATED
     for name, value in values.items():
         if value is None:
             return f"{name}{NO_VERDICT}"
@@ -104,11 +127,18 @@ def schema_of(columns: pyarrow.Schema, reward_names: Iterable[str]) -> pyarrow.S
     return pyarrow.schema([("id", pyarrow.string()), ("prompt", MESSAGES), *theirs, *rewards, *OURS.items()])
 
 
-def keep_within_limits(run_dir: Path, files: Sequence[Path], keep: Keep, provenance: Mapping[str, str]) -> dict:
+def keep_within_limits(
+    run_dir: Path,
+    files: Sequence[Path],
+    keep: Keep,
+    provenance: Mapping[str, str | None],
+    by_model: Sequence[Reward] = (),
+) -> dict:
     """Writes kept/ and prompts/ from the judged shards, and gives the counts: {prompts, sampled, kept, dropped, …}.
 
     Of what was not dropped for itself, near-duplicates of what is kept for the same prompt go, and what is beyond
-    max_per_prompt and max_traces. Each folder has its name only when it is whole.
+    max_per_prompt and max_traces. Each folder has its name only when it is whole. `by_model` are the rewards that ask a
+    model: of a truncated completion they say nothing, and it counts as wrong.
     """
     folders = {name: run_dir / f".{name}.part" for name in (KEPT, PROMPTS)}
     for folder in folders.values():
@@ -131,7 +161,7 @@ def keep_within_limits(run_dir: Path, files: Sequence[Path], keep: Keep, provena
                     kept.append({**row, "completion": [{"role": "assistant", "content": row["completion"]}]})
                 else:
                     dropped[why] += 1
-            prompts.append(_prompt_row(group, keep))
+            prompts.append(_prompt_row(group, keep, by_model))
             num_sampled += len(group)
         num_prompts += len(prompts)
         if kept:
@@ -189,9 +219,9 @@ def _repeated_prompts(files: Sequence[Path]) -> set[str]:
     return {f"{value:016x}" for value in values[counts > 1].tolist()}
 
 
-def _prompt_row(group: Sequence[Mapping[str, Any]], keep: Keep) -> dict[str, Any]:
+def _prompt_row(group: Sequence[Mapping[str, Any]], keep: Keep, by_model: Sequence[Reward]) -> dict[str, Any]:
     """A prompt as it was in the data, and how hard it is."""
-    judged = [values for row in group if (values := _values(row))]
+    judged = [values for row in group if (values := _values(row, by_model))]
     verified = sum(all(value >= keep.min_reward for value in values) for values in judged)
     return {
         **group[0],
@@ -202,10 +232,15 @@ def _prompt_row(group: Sequence[Mapping[str, Any]], keep: Keep) -> dict[str, Any
     }
 
 
-def _values(row: Mapping[str, Any]) -> list[float]:
-    """The rewards of a completion that was judged by all that are for it; none if it was not."""
+def _values(row: Mapping[str, Any], by_model: Sequence[Reward]) -> list[float]:
+    """The rewards of a completion that was judged by all that are for it; none if it was not.
+
+    Where a model is asked only about what ends, a truncated completion is worth less than any bar.
+    """
     if (row["dropped_for"] or "").endswith((REFUSED, NO_VERDICT)):
         return []
+    if row["truncated"] and any(reward.is_for(row.get("task")) for reward in by_model):
+        return [-math.inf]
     return [value for name, value in row.items() if name.startswith("reward_") and value is not None]
 
 

@@ -12,9 +12,18 @@ import pyarrow.parquet
 from open_r1.whole_files import whole
 
 REFUSED = "refused"  # why a completion is dropped that a server did not want to give
+TRUNCATED = "truncated"  # why one is dropped that does not end
 NO_VERDICT = ": no verdict"  # how a reason ends that is the judge's fault
 PROVENANCE = ("teacher", "teacher_sha256", "sampled_with", "verified_by")  # columns of kept/
 MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
+OF_ANSWER = {  # column of completions/ -> its type, where answers are scored to be paired
+    "completion": pyarrow.string(),
+    "num_tokens": pyarrow.int32(),
+    "truncated": pyarrow.bool_(),
+    "refused": pyarrow.string(),
+    "score": pyarrow.float64(),
+    "dropped_for": pyarrow.string(),
+}
 OF_PAIR = {  # column of kept/ -> its type, where what is kept are pairs
     "chosen": MESSAGES,
     "rejected": MESSAGES,

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from open_r1 import modeling
-from open_r1.curation.rows import write_rows
+from open_r1.curation.rows import NO_VERDICT, REFUSED, TRUNCATED, write_rows
 from open_r1.feedback import ModelJudge, judge_of
 from open_r1.generation import Completion, Sampling
 from open_r1.generation.backends import backend_of
@@ -32,6 +32,8 @@ from open_r1.step_process import RunStopped
 from open_r1.whole_files import whole
 
 SAMPLED = b"open_r1.sampled"  # key of a shard's metadata
+MIN_UNJUDGED = 16  # the first completions are too few for a share
+JUDGED, UNJUDGED = "judged", "unjudged"
 Row = Mapping[str, Any]
 Judge = Callable[[Sequence[Row], Sequence[Sequence[Completion]]], tuple[list[dict[str, Any]], dict[str, float]]]
 """Rows and their completions -> a row for each completion, in order, under the schema of completions/, and what the
@@ -71,10 +73,9 @@ def section_of(recipe: Recipe) -> Generate:
 
 def ai_judge_of(recipe: Recipe, run_dir: Path) -> ModelJudge:
     """The judge of the recipe's section `judge`, for this process of the run, or of a share of it."""
-    processes, share = PartialState(), share_of(run_dir)
-    num_processes = processes.num_processes * (share.count if share else 1)  # all of them have one cap
+    processes = PartialState()
     device = "cpu" if recipe.hardware.gpus_per_node == 0 else processes.device
-    return judge_of(recipe, run_dir, processes.process_index, num_processes, device)
+    return judge_of(recipe, run_dir, processes.process_index, processes.num_processes, device)
 
 
 def model_of(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -132,13 +133,45 @@ def check_refused(recipe: Recipe, num_refused: int, num_sampled: int) -> None:
         )
 
 
-def check_judged(recipe: Recipe, num_unjudged: int, num_judged: int) -> None:
-    """Raises RunStopped if the judge gave no verdict on too many completions: they are not those that were wrong."""
-    limit = recipe.guards.max_judge_failed_share
-    if limit is not None and num_unjudged > limit * num_judged:
+def verdicts_in(reasons: Iterable[str | None]) -> Counter[str]:
+    """How many completions were JUDGED, and of them UNJUDGED, by the reasons for which they were dropped."""
+    asked = [why for why in reasons if why not in (REFUSED, TRUNCATED)]
+    return Counter({JUDGED: len(asked), UNJUDGED: sum((why or "").endswith(NO_VERDICT) for why in asked)})
+
+
+def verdicts_of(run_dir: Path) -> Counter[str]:
+    """The same of all shards that are there."""
+    verdicts = verdicts_in([])
+    for file in sorted((run_dir / FOLDER).glob("part-*.parquet")):
+        verdicts.update(verdicts_in(pyarrow.parquet.read_table(file, columns=["dropped_for"])[0].to_pylist()))
+    return verdicts
+
+
+def check_judged(
+    recipe: Recipe,
+    verdicts: Mapping[str, int],
+    num_completions: int,
+    is_whole: bool = False,
+    judge: ModelJudge | None = None,
+) -> None:
+    """Raises RunStopped if the judge gave no verdict on too many completions: they are not those that were wrong.
+
+    `verdicts` are those given so far of a run of `num_completions`, or, if it `is_whole`, all that there are: before
+    that a few may be missing that are no large share of the run, though they are one of what has been judged.
+    What `judge` could not read is forgotten then, to be asked for again.
+    """
+    limit, num_judged, num_unjudged = recipe.guards.max_judge_failed_share, verdicts[JUDGED], verdicts[UNJUDGED]
+    if limit is None:
+        return
+    allowed_from_the_start = 0 if is_whole else min(MIN_UNJUDGED, limit * num_completions)
+    if num_unjudged > max(allowed_from_the_start, limit * num_judged):
+        if judge is not None:
+            judge.forget_unreadable()
+        anew = "delete completions/ and verdicts/, of shares too, and start again"
+        mend = anew if is_whole else "start again; nothing is sampled twice"
         raise RunStopped(
             f"{num_unjudged} of {num_judged} completions got no verdict (guards.max_judge_failed_share: {limit:g}); "
-            f"see that the judge works, e.g. its sandbox or its server, and start again; nothing is sampled twice"
+            f"see that the judge works, e.g. its sandbox or its server, and {mend}"
         )
 
 

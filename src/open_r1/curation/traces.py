@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from open_r1 import training
 from open_r1.curation.rejection import judge, keep_within_limits, schema_of
-from open_r1.curation.rows import NO_VERDICT, REFUSED
+from open_r1.curation.rows import REFUSED
 from open_r1.curation.sampling import (
     Judge,
     ai_judge_of,
@@ -20,11 +20,14 @@ from open_r1.curation.sampling import (
     model_of,
     sampling_counts,
     section_of,
+    verdicts_in,
+    verdicts_of,
 )
 from open_r1.feedback import load_rubric
 from open_r1.feedback.judge import who_judges
+from open_r1.feedback.reward_models import load_reward_models
 from open_r1.generation.backends import thinking_after
-from open_r1.recipe import Recipe, is_path
+from open_r1.recipe import Recipe, RecipeError, Reward, is_path
 from open_r1.rewards import asks_judge, build_rewards
 from open_r1.run_record import read_record
 from open_r1.shares import COUNTS_OF_TRACES
@@ -43,11 +46,14 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
         return
     prompts = training.verified_data(recipe, run_dir, processes)
     schema = schema_of(prompts.features.arrow_schema, [reward.called for reward in recipe.rewards])
-    judge_after = functools.partial(_judge, recipe, run_dir)
+    num_completions = len(prompts) * section_of(recipe).samples
+    judge_after = functools.partial(_judge, recipe, run_dir, num_completions)
     files = leave_completions(recipe, run_dir, processes, prompts, schema, judge_after)
     if processes.is_main_process and files is not None:
-        counts = keep_within_limits(run_dir, files, recipe.keep, provenance_of(recipe, run_dir))
+        by_model = [reward for reward in recipe.rewards if _asks_a_model(reward)]
+        counts = keep_within_limits(run_dir, files, recipe.keep, provenance_of(recipe, run_dir), by_model)
         check_refused(recipe, counts["dropped"].get(REFUSED, 0), counts["sampled"])
+        check_judged(recipe, verdicts_of(run_dir), num_completions, is_whole=True)
         counts |= sampling_counts(files)
         with whole(counts_file) as unfinished:
             unfinished.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
@@ -55,24 +61,33 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
     processes.wait_for_everyone()
 
 
-def _judge(recipe: Recipe, run_dir: Path, tokenizer) -> Judge:
-    """The recipe's rewards, after prompts as this tokenizer renders them."""
+def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Judge:
+    """The recipe's rewards, after prompts as this tokenizer renders them. Raises RecipeError if one cannot be had."""
+    for index, reward in enumerate(recipe.rewards):
+        try:
+            load_reward_models([reward])
+        except RecipeError as error:
+            problem = str(error).removeprefix("rewards: ")
+            raise RecipeError(f"{recipe.source}: rewards.{index}.model: {problem}") from error
+    verdicts = verdicts_of(run_dir)
     thinking = thinking_after(tokenizer, recipe.thinking)
-    rewards = build_rewards(
-        recipe.rewards,
-        thinking,
-        recipe.seed,
-        section_of(recipe).max_completion_length,
-        ai_judge_of(recipe, run_dir) if asks_judge(recipe.rewards) else None,
-    )
+    by_model = {reward.called for reward in recipe.rewards if _asks_a_model(reward)}
+    ai_judge = ai_judge_of(recipe, run_dir) if asks_judge(recipe.rewards) else None
+    max_tokens = section_of(recipe).max_completion_length
+    rewards = build_rewards(recipe.rewards, thinking, recipe.seed, max_tokens, ai_judge)
 
     def judged_rows(rows, completions_PG) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        judged = judge(rows, completions_PG, rewards, recipe.keep, thinking)
-        unjudged = sum((row["dropped_for"] or "").endswith(NO_VERDICT) for row in judged)
-        check_judged(recipe, unjudged, len(judged))
+        judged = judge(rows, completions_PG, rewards, recipe.keep, thinking, by_model)
+        verdicts.update(verdicts_in(row["dropped_for"] for row in judged))
+        check_judged(recipe, verdicts, num_completions, judge=ai_judge)
         return judged, {}
 
     return judged_rows
+
+
+def _asks_a_model(reward: Reward) -> bool:
+    """True if each value of a reward is paid for by a model's forward pass."""
+    return reward.name in ("judge", "reward_model")
 
 
 def provenance_of(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:

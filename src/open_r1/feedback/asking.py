@@ -43,10 +43,11 @@ def request(
 ) -> list[dict[str, str]]:
     """The messages that ask a judge for its verdict on the answers (labelled A, B, …) to a conversation.
 
-    The same content gives the same messages. Raises RecipeError if the rubric's template fails or leaves an answer out.
+    The same content gives the same messages; of content in parts, those of text are shown. Raises RecipeError if the
+    rubric's template fails or leaves an answer out.
     """
     messages = [
-        {"role": re.sub(r"\W", "_", message["role"]), "content": harmless(message["content"] or "")}
+        {"role": re.sub(r"\W", "_", message["role"]), "content": harmless(_text_of(message["content"]))}
         for message in prompt_messages
     ]
     answers = [harmless(answer) for answer in answers]
@@ -61,11 +62,18 @@ def request(
         ]
     )
     marked = [between_marks(f"answer {label}", nonce, text) for label, text in zip(labels(), answers, strict=False)]
-    if rubric.template_text is not None:
-        return [{"role": "user", "content": _by_template(rubric, messages, marked)}]
     conversation = [between_marks(message["role"], nonce, message["content"]) for message in messages]
+    if rubric.template_text is not None:
+        return [{"role": "user", "content": _by_template(rubric, messages, conversation, marked)}]
     content = _user_message(rubric, nonce, conversation, marked)
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+
+
+def _text_of(content: str | Sequence[Mapping[str, str]] | None) -> str:
+    """What a message says in words: of content in parts, as multimodal models have it, the parts of text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part["text"] for part in content if part.get("type", "text") == "text")
 
 
 def schema_of(rubric: Rubric, num_answers: int) -> dict[str, Any]:
@@ -130,18 +138,26 @@ def _user_message(rubric: Rubric, nonce: str, conversation: Sequence[str], answe
     )
 
 
-def _by_template(rubric: Rubric, messages: list[dict[str, str]], answers: list[str]) -> str:
-    questions = [message["content"] for message in messages if message["role"] == "user"]
+def check_template(rubric: Rubric, num_candidates: int) -> None:
+    """Returns if the rubric's template can ask about one answer, and about so many. Raises RecipeError if it fails."""
+    for number in {1, num_candidates}:
+        request(rubric, [{"role": "user", "content": "?"}], first_labels(number))
+
+
+def _by_template(rubric: Rubric, messages: list[dict[str, str]], marked_messages: list[str], answers: list[str]) -> str:
+    questions = [index for index, message in enumerate(messages) if message["role"] == "user"]
     try:
         content = TEMPLATES.from_string(rubric.template_text).render(
             principles=[principle.model_dump() for principle in rubric.principles],
             scale=list(rubric.scale),
-            question=questions[-1] if questions else "",
+            question=messages[questions[-1]]["content"] if questions else "",
             messages=messages,
+            marked_question=marked_messages[questions[-1]] if questions else "",
+            marked_messages=marked_messages,
             answers=answers,
             labels=first_labels(len(answers)),
         )
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise RecipeError(f"{rubric.source}: template: {rubric.template} fails ({error})") from None
     for label, answer in zip(labels(), answers, strict=False):
         if answer not in content:

@@ -1,16 +1,18 @@
 """Verdicts on disk, found by what was asked: what has been judged once is not paid for again.
 
 A folder of files that only grow, one for each process that has written there, so that nobody needs a lock. All that
-was there is read at opening; what other processes write later is seen at the next one.
+was there is read at opening; what other processes write later is seen at the next one. A line that tells where a
+verdict stands, in whichever file, takes it back.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,11 @@ class VerdictCache:
         self._places: dict[bytes, tuple[Path, int]] = {}  # file, and the line's first byte in it
         host = re.sub(r"[^\w.-]", "_", socket.gethostname())
         self._file = folder / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
-        for file in sorted(folder.glob("*.jsonl")):
-            self._read(file)
+        lines = [(file, *line) for file in sorted(folder.glob("*.jsonl")) for line in _lines_of(file)]
+        taken_back = {what for _, _, what in lines if isinstance(what, tuple)}
+        for file, start, key in lines:
+            if isinstance(key, bytes) and (file.name, start) not in taken_back:
+                self._places.setdefault(key, (file, start))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -52,19 +57,21 @@ class VerdictCache:
             "completion_tokens": verdict.num_tokens,
             "truncated": verdict.truncated,
         }
+        self._places[bytes.fromhex(key)] = (self._file, self._write(entry))
+
+    def take_back(self, key: str) -> None:
+        """Forgets the verdict of this key, here and on disk, if there is one."""
+        if (place := self._places.pop(bytes.fromhex(key), None)) is not None:
+            file, start = place
+            self._write({"taken_back": [file.name, start]})
+
+    def _write(self, entry: Mapping[str, Any]) -> int:
+        """Adds a line to this process' file; gives its first byte."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._file.open("ab") as lines:
             start = lines.tell()
             lines.write(json.dumps(entry).encode() + b"\n")
-        self._places[bytes.fromhex(key)] = (self._file, start)
-
-    def _read(self, file: Path) -> None:
-        start = 0
-        with file.open("rb") as lines:
-            for line in lines:
-                if (key := _key_in(line)) is not None:
-                    self._places.setdefault(key, (file, start))
-                start += len(line)
+        return start
 
 
 def key_of(
@@ -90,9 +97,19 @@ def key_of(
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _key_in(line: bytes) -> bytes | None:
-    """The key of a line; None of half a line, which a kill leaves, and of what else is none."""
-    try:
-        return bytes.fromhex(json.loads(line)["key"])
-    except (ValueError, TypeError, KeyError):
-        return None
+def _lines_of(file: Path) -> Iterator[tuple[int, bytes | tuple[str, int]]]:
+    """Yields the first byte of each line and the verdict's key, or (file, first byte) of a verdict that is taken back.
+
+    Half a line, which a kill leaves, is none, nor is what else cannot be read.
+    """
+    start = 0
+    with file.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                if "taken_back" in entry:
+                    name, first_byte = entry["taken_back"]
+                    yield start, (name, first_byte)
+                else:
+                    yield start, bytes.fromhex(entry["key"])
+            start += len(line)

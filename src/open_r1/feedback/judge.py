@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import statistics
 import threading
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     import torch
 
 FOLDER = "verdicts"  # of a run, if judge.cache names none
+FILES_OF_MODEL = (  # what of a model's folder changes its verdicts, beside *.safetensors
+    *("*.json", "*.jinja", "*.txt", "*.model"),  # config, generation config, tokenizer, chat template
+    "pytorch_model*.bin",
+)
 STEPS_WITH_JUDGE = ("grpo", "preferences", "generate", "distill")
 
 
@@ -71,6 +76,7 @@ class ModelJudge:
             seed=seed,
         )
         self._counts = Counter(verdicts=0, cached=0, unreadable=0, refused=0)
+        self._unreadable: set[str] = set()  # keys of verdicts
         self._first_less_last, self._spread = _Sum(), _Sum()
         self._lock = threading.Lock()
 
@@ -124,6 +130,12 @@ class ModelJudge:
         """
         return {**report_of(self.tally()), **self._spending.report()}
 
+    def forget_unreadable(self) -> None:
+        """Takes what could not be read out of the cache: a run that ends for it asks again when it is started again."""
+        for key in self._unreadable:
+            self._cache.take_back(key)
+        self._unreadable.clear()
+
     def tally(self) -> dict[str, float]:
         """The numbers that `report_of` reads, since this was made: those of several judges can be added up."""
         return {
@@ -153,8 +165,10 @@ class ModelJudge:
         self._counts.update(verdicts=len(asked), cached=len(found))
         found |= self._sampled(asked, found)
         verdicts = {each.key: _read(found[each.key], rubric, len(each.shown)) for each in asked}
-        refused = sum(verdict.refused is not None for verdict in found.values())
-        self._counts.update(refused=refused, unreadable=list(verdicts.values()).count(None) - refused)
+        refused = {key for key, verdict in found.items() if verdict.refused is not None}
+        unreadable = {key for key, verdict in verdicts.items() if verdict is None} - refused
+        self._counts.update(refused=len(refused), unreadable=len(unreadable))
+        self._unreadable |= unreadable
         return verdicts
 
     def _sampled(self, asked: Sequence[Asked], found: Mapping[str, Completion]) -> dict[str, Completion]:
@@ -269,17 +283,31 @@ def endpoint_of_judge(recipe: Recipe) -> Endpoint | None:
 
 
 def who_judges(recipe: Recipe) -> dict[str, Any]:
-    """What tells the judge from others: its weights, wherever they lie, or its name and revision, or a server's name.
+    """What tells the judge from others: its files, wherever they lie, or its name and revision, or a server's name.
 
-    A server's address is none of it; what else is sent with each request is, for it changes what the model says.
+    A server's address is none of it; what else is sent with each request is, for it changes what the model says. So is
+    the dtype of a model in this process.
     """
     section = recipe.judge
     if section.endpoint is not None:
         return {"model": section.endpoint.model, "extra_body": section.endpoint.extra_body}
-    if is_path(section.name):
-        with contextlib.suppress(FileNotFoundError):  # weights in another format
-            return {"weights_sha256": weights_sha256(recipe.model_path(section.name))}
-    return {"name": recipe.model_path(section.name), "revision": section.revision}
+    dtype = {"dtype": recipe.model.dtype} if recipe.hardware.judge is None else {}
+    folder = Path(recipe.model_path(section.name))
+    if not is_path(section.name) or not folder.is_dir():
+        return {"name": str(folder), "revision": section.revision, **dtype}
+    who = {"files_sha256": _sha256_of_files(folder), **dtype}
+    with contextlib.suppress(FileNotFoundError):  # other weights are among the files
+        who["weights_sha256"] = weights_sha256(folder)
+    return who
+
+
+def _sha256_of_files(folder: Path) -> str:
+    """Hash of names and contents of a model's files but for *.safetensors."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in FILES_OF_MODEL for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _backend_here(recipe: Recipe, spending: Spending, device: "torch.device | str") -> Backend:
@@ -315,16 +343,18 @@ def judge_problems(recipe: Recipe) -> Iterator[str]:
             f"judge.judgements: {section.judgements} verdicts at temperature 0 are equal; write judgements: 1, or give "
             f"judge.temperature"
         )
-    if section.candidates > 1 and section.judgements % 2:
-        yield (
-            f"judge.judgements: {section.judgements} leaves an order of candidates without its reverse; write "
-            f"{section.judgements + 1}"
-        )
     key, samples = _samples(recipe)
     if isinstance(samples, int) and section.candidates > max(1, samples):
         yield (
             f"judge.candidates: {section.candidates} are more than the {samples} answers to a prompt; lower it, or "
             f"raise {key}"
+        )
+    extra_body = section.endpoint.extra_body if section.endpoint is not None else {}
+    cap = "max_tokens" if section.max_tokens is not None else "max_usd" if section.max_usd is not None else None
+    if cap and extra_body.get("max_tokens", 0) is None and not isinstance(extra_body.get("max_completion_tokens"), int):
+        yield (
+            f"judge.endpoint.extra_body.max_tokens: null leaves verdicts without a limit, and judge.{cap} could be "
+            f"passed; add max_completion_tokens: {section.max_completion_length}"
         )
     for name in ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"):
         if section.max_usd is not None and getattr(section, name) is None:

@@ -1,7 +1,7 @@
 """Which answers a judge sees together, in which order, and how often.
 
-Judges prefer a place, most of them the first. So every order is asked with its reverse, and counts only with it: of two
-answers each is then first once, and two that are equally good get equal scores.
+Judges prefer a place, most of them the first. So every answer of a company is shown once at each place, and a verdict
+counts only with those of all places: answers that are equally good get equal scores.
 """
 
 import hashlib
@@ -18,17 +18,21 @@ def units_of(
 ) -> list[Unit]:
     """What a judge is shown of the different answers to one conversation, each in `num_judgements` judgements or more.
 
-    Judgement 0, 2, 4, … has the answers in an order that their content decides, cut into chunks of `num_candidates`;
-    judgement 1, 3, … the same chunks, each reversed. An answer that is left over is shown with one of the chunk before,
-    which stays there as well if it would leave another one alone. A last judgement without its reverse counts by
-    itself, and so does every judgement of a single answer.
+    An order that the answers' content decides is cut into companies of `num_candidates`, and each of these is shown in
+    all its rotations: of two answers, the order and its reverse. That is done, with another order each time, until all
+    are judged often enough. All companies are of one size, for in a larger one fewer are first: the last is filled up
+    with answers of the one before, which stay there as well. The judgements of a single answer count by themselves.
     """
     units: list[Unit] = []
     answers = sorted(answers)  # whatever order they came in
-    for number in range(0, num_judgements, 2):
-        for chunk in _chunks(_shuffled(messages, answers, number), num_candidates):
-            judgements = [(number, chunk), (number + 1, chunk[::-1])][: num_judgements - number]
-            units += [judgements] if len(chunk) > 1 else [[judgement] for judgement in judgements]
+    size = min(num_candidates, len(answers))
+    judgements_an_order = max(2, size)
+    for number in range(0, num_judgements, judgements_an_order):
+        for company in _companies(_shuffled(messages, answers, number), size):
+            if size > 1:
+                units.append([(number + place, company[place:] + company[:place]) for place in range(size)])
+            else:
+                units += [[(one, company)] for one in range(number, min(number + judgements_an_order, num_judgements))]
     return units
 
 
@@ -38,11 +42,6 @@ def _shuffled(messages: Sequence[Mapping[str, str]], answers: Sequence[str], num
     return random.Random(seed).sample(answers, len(answers))
 
 
-def _chunks(answers: Sequence[str], size: int) -> list[Shown]:
-    chunks = [tuple(answers[start : start + size]) for start in range(0, len(answers), size)]
-    if size > 1 and len(chunks) > 1 and len(chunks[-1]) == 1:
-        *_, before, (left_over,) = chunks
-        chunks[-1] = (before[-1], left_over)
-        if len(before) > 2:
-            chunks[-2] = before[:-1]
-    return chunks
+def _companies(answers: Sequence[str], size: int) -> list[Shown]:
+    starts = range(0, len(answers), size) if answers else ()
+    return [tuple(answers[min(start, len(answers) - size) :][:size]) for start in starts]

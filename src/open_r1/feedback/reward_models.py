@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_r1.generation.client import Api, EndpointClient, said_in
-from open_r1.recipe import Endpoint, RecipeError, Reward
+from open_r1.recipe import Endpoint, Recipe, RecipeError, Reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Conversation = Sequence[dict[str, str]]
 
+SOME_CONVERSATION = [{"role": "user", "content": "1+1=?"}, {"role": "assistant", "content": "2"}]
 OURS = ("model", "messages", "input")
 
 
@@ -31,6 +32,8 @@ class RewardModel:
         self, conversations: Sequence[Conversation], batch_size: int, max_tokens: int | None = None
     ) -> list[float | None]:
         """A reward for each conversation, in order; None for one of more than `max_tokens` tokens.
+
+        None too for what is no finite number, as of weights that training has spoilt.
 
         Conversations of like length are computed together, `batch_size` at a time; one by one if the model's config
         names no token of padding, by which it would know the last token of a conversation.
@@ -58,8 +61,31 @@ class RewardModel:
                     use_cache=False,
                 ).logits.squeeze(-1)
             for row, reward in zip(rows, rewards_B.tolist(), strict=True):
-                rewards[row] = reward
+                rewards[row] = reward if math.isfinite(reward) else None
         return rewards
+
+
+def padding_problem(tokenizer: "PreTrainedTokenizerBase", pad_token_id: int | None) -> str | None:
+    """What is wrong with this token as the padding of a reward model; None if nothing is.
+
+    transformers looks at the last token that is no padding, a server at the last token: they must be the same.
+    """
+    if pad_token_id is None or not tokenizer.chat_template:
+        return None
+    ids = tokenizer.apply_chat_template(SOME_CONVERSATION, tokenize=True, return_dict=True)["input_ids"]
+    if ids[-1] != pad_token_id:
+        return None
+    token = tokenizer.convert_ids_to_tokens(pad_token_id)
+    return f"{token!r} is padding and also ends each conversation, so that the token before would be looked at"
+
+
+def check_padding(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", pad_token: str | None) -> None:
+    """Returns if the recipe's trainer may pad with this token (None: the tokenizer's). Raises RecipeError if not."""
+    pad_token_id = tokenizer.pad_token_id if pad_token is None else tokenizer.convert_tokens_to_ids(pad_token)
+    if problem := padding_problem(tokenizer, pad_token_id):
+        raise RecipeError(
+            f"{recipe.source}: trainer.pad_token: {problem}; give another token of the vocabulary, which no text has"
+        )
 
 
 @functools.cache
@@ -67,7 +93,7 @@ def reward_model_here(path: str, revision: str | None, dtype: str) -> RewardMode
     """The reward model of a folder or a Hub id, loaded once in a process, on the accelerator that this one works on.
 
     Raises RecipeError if there is none, if it is of another kind (transformers would draw the weights that it lacks at
-    random), or if its tokenizer has no chat template to render a conversation with.
+    random), if its tokenizer has no chat template to render a conversation with, or if it takes an end for padding.
     """
     import torch
     from accelerate import PartialState
@@ -90,6 +116,10 @@ def reward_model_here(path: str, revision: str | None, dtype: str) -> RewardMode
         raise RecipeError(f"rewards: {path} has {model.config.num_labels} outputs; a reward model has one")
     if not tokenizer.chat_template:
         raise RecipeError(f"rewards: the tokenizer of {path} has no chat template; save one with it")
+    if problem := padding_problem(tokenizer, model.config.get_text_config().pad_token_id):
+        raise RecipeError(
+            f"rewards: {path}: {problem}; train it with another token of the vocabulary as trainer.pad_token"
+        )
     return RewardModel(model.to(PartialState().device), tokenizer)
 
 

@@ -18,7 +18,8 @@ from open_r1.rewards.completion import after_thinking
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
 MISSING = "no such rubric; give a .yaml file beside the recipe"
-TEMPLATE_VARIABLES = ("principles", "scale", "question", "messages", "answers", "labels")
+MARKED = ("marked_question", "marked_messages")
+TEMPLATE_VARIABLES = ("principles", "scale", "question", "messages", "answers", "labels", *MARKED)
 TEMPLATES = ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.loopcontrols"]
 )
@@ -47,7 +48,9 @@ class Rubric(Section):
     principles: list[Principle] = Field(min_length=1)
     template: str | None = None
     """A .jinja file beside the rubric that writes the user's message in place of ours; there is no system message then,
-    for small judges that know none. It gets principles, scale, question, messages, answers and labels."""
+    for small judges that know none. It gets principles, scale, labels, answers, messages and question, the last of the
+    user's. Marks stand around the answers alone: a question that imitates them can pass for one, unless the template
+    shows marked_messages (a text each) or marked_question in place of messages and question."""
     _source: Path = PrivateAttr(default=Path("rubric.yaml"))
     _template_text: str | None = PrivateAttr(default=None)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from open_r1.generation import Tokens
 from open_r1.recipe import Judge
+from open_r1.shares import directories_of_shares, share_of
 from open_r1.step_process import RunStopped
 from open_r1.whole_files import whole
 
@@ -39,8 +40,10 @@ class Spending:
     """Counts what a judge uses; a `Meter` that never lets `judge.max_tokens` or `judge.max_usd` be passed.
 
     Before a request the most that it can take is set aside. What has been spent by all processes when this one begins
-    is off the caps, and each of `num_processes` may spend an equal part of the rest. Requests that gave no answer, as
-    those that a kill cuts off, count as nothing: nobody says what they took.
+    is off the caps, and each of `num_processes` may spend an equal part of the rest. A share of a run has its part of
+    the run's caps once and for all, however often it is taken up; what the rest of the run has spent is off before:
+    for the run that joins shares, all of theirs. Requests of which nobody says what they took count as nothing, as
+    those that a kill cuts off.
 
     `file` is the recipe, for errors. With a `folder`, what this process has spent is in a file there after each answer.
     """
@@ -60,6 +63,7 @@ class Spending:
         self._own_file = None if folder is None else folder / f"judging-{process_index}.json"
         self.spent, self.num_requests = NOTHING, 0  # by this process, in all attempts of the run
         self._spent_before, self._all_spent_before = NOTHING, NOTHING
+        self._spent_elsewhere, self._num_shares = NOTHING, 1
         self._reserved, self._num_in_flight = NOTHING, 0
         self._stopped: RunStopped | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -76,6 +80,11 @@ class Spending:
             if earlier == spending._own_file:
                 spending.spent, spending.num_requests = tokens, num_requests
                 spending._spent_before = tokens
+        if share := share_of(folder):
+            spending._num_shares = share.count
+        for elsewhere in _elsewhere(folder):
+            for _, _, tokens in _spent_by_processes(elsewhere):
+                spending._spent_elsewhere = _sum(spending._spent_elsewhere, tokens)
         return spending
 
     def save(self) -> None:
@@ -147,7 +156,10 @@ class Spending:
         """What ends the run; from here on nobody gets anything, or a smaller request would be begun and lost."""
         cap = self._passed_by(bound)
         spent, allowed, most = (cap.in_words(it) for it in (cap.of(self.spent), self._allowed(cap), cap.of(bound)))
-        part = f" (this process' part of {cap.in_words(cap.most)})" if self._num_processes > 1 else ""
+        elsewhere = cap.of(self._spent_elsewhere)
+        gone = f", less {cap.in_words(elsewhere)} that shares/ or what joins them spent" if elsewhere else ""
+        is_part = self._num_processes > 1 or self._num_shares > 1 or elsewhere
+        part = f" (this process' part of {cap.in_words(cap.most)}{gone})" if is_part else ""
         self._stopped = RunStopped(
             f"{self._file}: judge.{cap.key}: {spent} are spent of {allowed}{part}, and one more request may take "
             f"{most}; raise it and start again: no verdict is paid for twice"
@@ -156,7 +168,8 @@ class Spending:
 
     def _allowed(self, cap: Cap) -> float:
         """What this process may spend of a cap in all, its earlier attempts included."""
-        return cap.of(self._spent_before) + (cap.most - cap.of(self._all_spent_before)) / self._num_processes
+        part = (cap.most - cap.of(self._spent_elsewhere)) / self._num_shares
+        return cap.of(self._spent_before) + (part - cap.of(self._all_spent_before)) / self._num_processes
 
 
 def spent_in(folders: Iterable[Path], section: Judge) -> dict[str, Any]:
@@ -166,6 +179,14 @@ def spent_in(folders: Iterable[Path], section: Judge) -> dict[str, Any]:
         for _, requests, tokens in _spent_by_processes(folder):
             num_requests, spent = num_requests + requests, _sum(spent, tokens)
     return _in_all(section, num_requests, spent)
+
+
+def _elsewhere(folder: Path) -> list[Path]:
+    """Where a run has spent beside this folder of it: in its shares; or, of a share, itself and by other divisions."""
+    if (share := share_of(folder)) is None:
+        return list(directories_of_shares(folder).values())
+    run_dir = folder.parent.parent
+    return [run_dir, *(path for other, path in directories_of_shares(run_dir).items() if other.count != share.count)]
 
 
 def _spent_by_processes(folder: Path) -> Iterator[tuple[Path, int, Tokens]]:

@@ -75,10 +75,21 @@ class Api(Generic[AnswerT]):
     described: str
     """What the base URL is to be, for errors; `hint` is what is often wrong with it."""
     read: Callable[[bytes], AnswerT]
-    """The answer in a body. Raises ValueError, with one line, if there is none in it."""
+    """The answer in a body. Raises ValueError, with one line, if there is none in it (Useless if it took tokens)."""
     refused: Callable[[str], AnswerT]
     """The answer to what the server refuses, for this reason."""
     hint: str = ""
+
+
+TokensSaid = tuple[int | None, int]  # of the prompt, None if the server does not say it, and of what was sampled
+
+
+class Useless(ValueError):
+    """There is no answer in a body, and one line why; the server bills for `tokens` all the same."""
+
+    def __init__(self, reason: str, tokens: TokensSaid):
+        super().__init__(reason)
+        self.tokens = tokens
 
 
 class EndpointClient:
@@ -119,7 +130,7 @@ class EndpointClient:
 
         Requests go on while the caller works on what it got, but no more than twice max_concurrent_requests rows are
         ahead of it. Who closes the generator ends all requests: the server sees their connections go. `around` gets
-        each body and what asks for it, and gives its answer.
+        the body of each request and what asks for it, gives its answer, and lets its Failure pass.
 
         Raises RunStopped if one row failed max_attempts times, or if too many were refused; RecipeError if key, model
         or address are not the server's. What has ended before is yielded first.
@@ -169,8 +180,7 @@ class EndpointClient:
             while await room.acquire() and (row := next(asked, None)) is not None:
                 key, body = row
                 self._num_rows += 1
-                ask = functools.partial(self._answer, client, api, body)
-                answer = await (ask() if around is None else around(body, ask))
+                answer = await self._answer(client, api, body, around)
                 answers.put((key, answer))
                 if answer.refused is not None:
                     self._note_refusal(answer.refused)
@@ -183,17 +193,13 @@ class EndpointClient:
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
 
-    async def _answer(self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body) -> AnswerT:
+    async def _answer(self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body, around: Around | None) -> AnswerT:
         """One answer, after as many requests as it takes. Raises RunStopped if it takes too many."""
         for num_attempts in range(1, self._endpoint.max_attempts + 1):
-            now = self._clock()
-            if (wait_seconds := self._pace.start_time(now) - now) > 0:
-                await self._sleep(wait_seconds)
-            self._counts["requests"] += 1
-            self._counts["retries"] += num_attempts > 1
+            ask = functools.partial(self._ask, client, api, body, num_attempts > 1)
             try:
-                return await self._ask(client, api, body)
-            except _Failure as failure:
+                return await (ask() if around is None else around(body, ask))
+            except Failure as failure:
                 self._counts[failure.kind] += 1
                 last = failure
             if num_attempts < self._endpoint.max_attempts:
@@ -206,11 +212,16 @@ class EndpointClient:
             f"{MENDS[last.kind].format(key=self._key, api=api)}, and take the run up again"
         )
 
-    async def _ask(self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body) -> AnswerT:
-        """What one request gives. Raises _Failure if another may give more."""
+    async def _ask(self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body, is_retry: bool) -> AnswerT:
+        """What one request gives, when it may begin. Raises Failure if another may give more."""
         import httpx2
         import openai
 
+        now = self._clock()
+        if (wait_seconds := self._pace.start_time(now) - now) > 0:
+            await self._sleep(wait_seconds)
+        self._counts["requests"] += 1
+        self._counts["retries"] += is_retry
         seconds = self._endpoint.timeout_seconds
         # The client would send who the environment says we are: OPENAI_ORG_ID, OPENAI_PROJECT_ID.
         left_out = ["OpenAI-Organization", "OpenAI-Project", *([] if self._api_key else ["Authorization"])]
@@ -219,17 +230,18 @@ class EndpointClient:
             async with asyncio.timeout(seconds):  # httpx's own is for each piece of an answer: some servers trickle
                 response = await client.post(api.path, cast_to=httpx2.Response, body=body, options=options)
         except TimeoutError:
-            raise _Failure("timeouts", f"no answer within {seconds:g} s") from None
+            raise Failure("timeouts", f"no answer within {seconds:g} s") from None
         except openai.APIStatusError as error:
             return self._refused(api, error.response)
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             reason = self._line(f"{type(cause).__name__}: {cause}")
-            raise _Failure("connection_errors", f"no answer from {self._endpoint.base_url}: {reason}") from None
+            raise Failure("connection_errors", f"no answer from {self._endpoint.base_url}: {reason}") from None
         try:
             return api.read(response.content)
         except ValueError as error:
-            raise _Failure("invalid_answers", self._line(str(error))) from None
+            tokens = error.tokens if isinstance(error, Useless) else None
+            raise Failure("invalid_answers", self._line(str(error)), tokens=tokens) from None
 
     def _refused(self, api: Api[AnswerT], response: "Response") -> AnswerT:
         """The answer to a row that was refused; raises what any other status means."""
@@ -240,7 +252,7 @@ class EndpointClient:
         if status in RETRIED_STATUSES or status >= 500:
             kind = RETRIED_STATUSES.get(status, "server_errors")
             retry_after = response.headers.get("Retry-After")
-            raise _Failure(kind, said, retry_after_seconds(retry_after, datetime.now(UTC)))
+            raise Failure(kind, said, retry_after_seconds(retry_after, datetime.now(UTC)))
         if status in (401, 403):
             variable = self._endpoint.api_key_variable
             mend = f"put a key that it takes into {variable}" if variable else "name the variable that holds a key"
@@ -376,9 +388,14 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task) -> None
     loop.run_until_complete(loop.shutdown_default_executor())
 
 
-class _Failure(Exception):
-    """A request that gave no answer, and may the next time. `kind` is what it is counted as."""
+class Failure(Exception):
+    """A request that gave no answer, and may the next time. `kind` is what it is counted as.
 
-    def __init__(self, kind: str, reason: str, retry_after_seconds: float | None = None):
+    `tokens` is what it took by the server's own count, None if that says nothing.
+    """
+
+    def __init__(
+        self, kind: str, reason: str, retry_after_seconds: float | None = None, tokens: TokensSaid | None = None
+    ):
         super().__init__(reason)
-        self.kind, self.retry_after_seconds = kind, retry_after_seconds
+        self.kind, self.retry_after_seconds, self.tokens = kind, retry_after_seconds, tokens

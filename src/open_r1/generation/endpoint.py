@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from open_r1.generation.client import Api, Body, EndpointClient, said_in
+from open_r1.generation.client import Api, Body, EndpointClient, Failure, Useless, said_in
 from open_r1.generation.sampling import Completion, Conversation, Meter, Row, Sampling, Tokens
 from open_r1.recipe import Endpoint, Thinking
 
@@ -27,7 +27,8 @@ class EndpointBackend:
 
     `file` and `key` (generate.endpoint, evaluate.endpoint) are where the section stands, for errors. The API key is in
     the environment or in `.env`, and in no error, log or record. `thinking` is how a completion has to mark its
-    thinking, where the server gives thinking and answer apart. `meter` is asked before each row, and told what it took.
+    thinking, where the server gives thinking and answer apart. `meter` is asked before each request, and told what it
+    took, whether or not there was an answer in it.
     `sleep` and `clock` are for tests.
 
     Keys that a server does not take are left out by null, e.g. for OpenAI's own models `extra_body: {max_tokens: null,
@@ -82,14 +83,19 @@ class EndpointBackend:
         return self._client.counts()
 
     async def _metered(self, sampling: Sampling, body: Body, ask: Callable[[], Awaitable[Completion]]) -> Completion:
-        """What `ask` gives, counted by the meter; nobody says what requests took that gave nothing."""
+        """What `ask` gives, counted by the meter; nothing where nobody says what the request took."""
         bound = most_tokens(body, sampling.max_new_tokens)
         await self._meter.reserve(bound)
         prompt_tokens, completion_tokens, num_requests = 0, 0, 0
         try:
             completion = await ask()
-            prompt_tokens, completion_tokens, num_requests = completion.num_prompt_tokens, completion.num_tokens, 1
+            prompt_tokens, num_requests = completion.num_prompt_tokens, 1
+            completion_tokens = completion.num_tokens + completion.num_refused_tokens
             return completion
+        except Failure as failure:
+            if failure.tokens is not None:
+                (prompt_tokens, completion_tokens), num_requests = failure.tokens, 1
+            raise
         finally:
             self._meter.settle(bound, prompt_tokens, completion_tokens, num_requests)
 
@@ -138,6 +144,8 @@ def most_tokens(body: dict[str, Any], max_new_tokens: int) -> Tokens:
 def read_answer(content: bytes, thinking: Thinking) -> Completion:
     """The completion in the body of a chat completion. Raises ValueError, with one line, if there is none in it.
 
+    It is Useless if the server counts tokens for it.
+
     An answer without usage.completion_tokens is none: a guess at its length would go into every mean and every limit.
     Nor is one that the server broke off (finish_reason abort, error, insufficient_system_resource, …). The tokens of
     the prompt are None if the server does not say them.
@@ -156,11 +164,15 @@ def read_answer(content: bytes, thinking: Thinking) -> Completion:
     refusal = message.get("refusal")
     if finish_reason == MODERATED or (refusal and not text):
         reason = " ".join(str(refusal or MODERATED).split())
-        return Completion("", num_tokens=0, truncated=False, refused=reason, num_prompt_tokens=num_prompt_tokens)
+        return Completion(
+            "", 0, False, refused=reason, num_prompt_tokens=num_prompt_tokens, num_refused_tokens=num_tokens or 0
+        )
+    tokens = (num_prompt_tokens, num_tokens)
+    useless = ValueError if num_tokens is None else functools.partial(Useless, tokens=tokens)
     if finish_reason not in (ENDED, TRUNCATED):
-        raise ValueError(f"the answer was broken off: finish_reason {finish_reason!r}")
+        raise useless(f"the answer was broken off: finish_reason {finish_reason!r}")
     if not isinstance(text, str) and not (text is None and isinstance(reasoning, str) and reasoning):
-        raise ValueError(f"the answer's message.content is {type(text).__name__}, no string")
+        raise useless(f"the answer's message.content is {type(text).__name__}, no string")
     if num_tokens is None:
         raise ValueError("the answer has no usage.completion_tokens")
     whole = _with_thinking(text or "", reasoning, thinking) if isinstance(reasoning, str) else text

@@ -39,6 +39,7 @@ class Completion:
     refused: str | None = None
     # What it cost, and no part of what it is: two that say the same are equal, whatever a server counted.
     num_prompt_tokens: int | None = field(default=None, compare=False)
+    num_refused_tokens: int = field(default=0, compare=False)  # sampled, and then kept back by the server
 
 
 class Tokens(NamedTuple):

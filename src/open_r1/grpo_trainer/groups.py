@@ -15,15 +15,15 @@ PADDED_WITH = {"importance_sampling_ratio": 1.0}  # VESPO multiplies those of a 
 Rollout = dict[str, torch.Tensor]
 
 
-def leave_out_unjudged(rewards_NF: torch.Tensor, num_generations: int) -> torch.Tensor:
+def leave_out_unjudged(rewards_NF: torch.Tensor, weights_F: torch.Tensor, num_generations: int) -> torch.Tensor:
     """The rewards, with nan (no verdict) in a whole row if one of its rewards has none where others of its group have.
 
     TRL adds up what is not nan, so that an answer whose judge broke would stand beside its group as if it were wrong.
     A reward that has no verdict on a whole group (a gold that does not parse, a reward that is not for this kind of
-    problem) says nothing about any of them, and the others go on counting.
+    problem) says nothing about any of them, and the others go on counting. One of weight 0 leaves nobody out.
     """
     rewards_PGF = rewards_NF.view(-1, num_generations, rewards_NF.shape[1])
-    missing_PGF = rewards_PGF.isnan()
+    missing_PGF = rewards_PGF.isnan() & (weights_F != 0)
     alone_PGF = missing_PGF & ~missing_PGF.all(dim=1, keepdim=True)
     return rewards_PGF.masked_fill(alone_PGF.any(dim=2, keepdim=True), torch.nan).view_as(rewards_NF)
 
@@ -36,8 +36,9 @@ def dead_groups(
     The mean of equal rewards may differ from them in the last bit, and TRL's advantage is then a ghost of some 1e-5:
     so equality is looked for in the rewards. With `each_reward_alone` (multi_objective_aggregation:
     normalize_then_sum) every single reward has to be equal, else their weighted sum. Rows without any verdict do not
-    count.
+    count, nor do rewards of weight 0.
     """
+    rewards_NF = rewards_NF.masked_fill(weights_F == 0, torch.nan)
     unjudged_PG = rewards_NF.isnan().all(dim=1).view(-1, num_generations)
     values_NF = rewards_NF if each_reward_alone else (rewards_NF * weights_F).nansum(dim=1, keepdim=True)
     values_PGF = values_NF.nan_to_num(nan=0.0).view(-1, num_generations, values_NF.shape[1])

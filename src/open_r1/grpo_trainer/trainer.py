@@ -30,6 +30,7 @@ from open_r1.grpo_trainer.timing import Phases
 from open_r1.grpo_trainer.weighing import weighted
 from open_r1.recipe import Grpo
 from open_r1.rewards import BoundReward
+from open_r1.step_process import RunStopped
 from open_r1.training.checkpoints import WholeCheckpoints
 
 PROMPT_KEYS = ("prompt_ids", "prompt_mask")
@@ -56,8 +57,8 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
     """As TRL's, with the same gradient for less work; resumed from any checkpoint it ends with the same weights.
 
     `savings` says what is saved and how; with all of it switched off the computation is TRL's own. A completion that
-    one reward could not judge is left out of its group, all its rewards with it. `weight_sync_watch` gives a context in
-    which vLLM takes over the weights.
+    a reward with a weight could not judge is left out of its group, all its rewards with it. `weight_sync_watch` gives
+    a context in which vLLM takes over the weights.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         self._fresh_prompts = FreshPrompts(self.train_dataset, config.seed)
         self._in_hand: _RolloutInHand | None = None
         self._micro_batch: Rollout | None = None
-        self._weigh_eval_batch: Callable[[float], None] | None = None  # while an evaluation lasts
+        self._weigh_eval_batch: Callable[..., None] | None = None  # while an evaluation lasts
+        self._num_judged: dict[str, float] = {}
         # A loss whose value depends on which rows share a micro-batch is computed in TRL's own micro-batches.
         self._keeps_micro_batches = (
             self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
@@ -157,7 +159,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         with weighted(self._metrics["train"]) as weigh:
             rollouts, dead = map(list, zip(self._roll_out(inputs), strict=True))
             num_groups = len(dead[0])
-            weigh(num_groups)
+            weigh(num_groups, self._num_judged)
             unit = processes // math.gcd(processes, self.num_generations)  # rows are shared out evenly
             limit = int(self.savings.dynamic_sampling.max_factor * num_groups)
             while (missing := num_groups - int((~torch.cat(dead)).sum())) > 0:
@@ -171,7 +173,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
                 fresh, fresh_dead_P = self._roll_out([dict(row) for row in rows[start : start + share]])
                 rollouts.append(fresh)
                 dead.append(fresh_dead_P)
-                weigh(num_prompts)
+                weigh(num_prompts, self._num_judged)
         sampled_P = torch.cat(dead)
         self._metrics["train"]["dynamic_sampling/factor"].append(len(sampled_P) / num_groups)
         if len(rollouts) == 1:
@@ -239,13 +241,23 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         with self.phases.measure("rewards"):
             rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         num_generations = self.num_generations if self.model.training else self.num_generations_eval
-        rewards_NF = leave_out_unjudged(rewards_NF, num_generations)
+        weights_F = self.reward_weights.to(rewards_NF.device)
+        rewards_NF = leave_out_unjudged(rewards_NF, weights_F, num_generations)
+        self._num_judged = self._numbers_judged(rewards_NF)
         if hand is not None:
             hand.rewards_NF = rewards_NF
             each_alone = self.multi_objective_aggregation == "normalize_then_sum"
-            weights_F = self.reward_weights.to(rewards_NF.device)
             hand.dead_P = dead_groups(rewards_NF, weights_F, num_generations, each_alone)
         return rewards_NF
+
+    def _numbers_judged(self, rewards_NF: torch.Tensor) -> dict[str, float]:
+        """How many rows each of TRL's means of rewards is of: those with a verdict."""
+        judged_NF = ~rewards_NF.isnan()
+        by_any = judged_NF.any(dim=1).sum().item()
+        numbers = {"reward": by_any, "reward_std": by_any}
+        for name, number in zip(self.reward_func_names, judged_NF.sum(dim=0).tolist(), strict=True):
+            numbers |= {f"rewards/{name}/mean": number, f"rewards/{name}/std": number}
+        return numbers
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
@@ -456,14 +468,35 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             self._logs, self.phases, self.log_completions = logs, phases, log_completions
 
     def evaluation_loop(self, *args, **kwargs):
-        """As transformers', with every problem counting alike: TRL counts a last, smaller batch like a full one."""
-        with weighted(self._metrics["eval"]) as self._weigh_eval_batch:
-            return super().evaluation_loop(*args, **kwargs)
+        """As transformers', with every problem counting alike: TRL counts a last, smaller batch like a full one.
+
+        A reward's mean is of the problems that it has judged, however they are spread over the batches.
+        """
+        bound = [reward for reward in self.reward_funcs if isinstance(reward, BoundReward)]
+        for reward in bound:
+            reward.in_evaluation = True
+        try:
+            with weighted(self._metrics["eval"]) as self._weigh_eval_batch:
+                return super().evaluation_loop(*args, **kwargs)
+        finally:
+            for reward in bound:
+                reward.in_evaluation = False
 
     def prediction_step(self, model, inputs, *args, **kwargs):
         outputs = super().prediction_step(model, inputs, *args, **kwargs)
-        self._weigh_eval_batch(len(inputs))
+        self._weigh_eval_batch(len(inputs), self._num_judged)
         return outputs
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """As transformers', but RunStopped if this evaluation has no value of trainer.metric_for_best_model."""
+        name = self.args.metric_for_best_model
+        key = name if name is None or name.startswith("eval_") else f"eval_{name}"
+        if key is not None and metrics.get(key) is None:
+            raise RunStopped(
+                f"stopped at step {self.state.global_step}: trainer.metric_for_best_model: {key} has no value in this "
+                f"evaluation; name a metric that every evaluation has (of a reward: one that judges rows of eval_data)"
+            )
+        return super()._determine_best_metric(metrics, trial)
 
     # --- Resuming
 

@@ -2,26 +2,27 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 @contextlib.contextmanager
 def weighted(metrics: dict[str, list[float]]) -> Iterator:
     """Gives a function to call with a weight after each part; what the parts logged becomes one value a name.
 
+    It also takes the weights of names that have one of their own, such as how many rows their mean is of.
     The highest of what is called max, the lowest of min, else the weighted mean. TRL logs a value for each
     micro-batch and each rollout and takes their plain mean, which counts a short one like a long one.
     """
     before = {name: len(values) for name, values in metrics.items()}
-    parts: list[tuple[dict[str, list[float]], float]] = []
+    parts: list[tuple[dict[str, list[float]], float, Mapping[str, float]]] = []
 
-    def weigh(weight: float) -> None:
+    def weigh(weight: float, own_weights: Mapping[str, float] | None = None) -> None:
         logged = {name: _taken(values, before.get(name, 0)) for name, values in metrics.items() if name != "num_tokens"}
-        parts.append((logged, weight))
+        parts.append((logged, weight, own_weights or {}))
 
     yield weigh
-    for name in dict.fromkeys(name for logged, _ in parts for name, values in logged.items() if values):
-        given = [(value, weight) for logged, weight in parts for value in logged.get(name, [])]
+    for name in dict.fromkeys(name for logged, *_ in parts for name, values in logged.items() if values):
+        given = [(value, own.get(name, weight)) for logged, weight, own in parts for value in logged.get(name, [])]
         metrics[name].append(_one_value(name, [(value, weight) for value, weight in given if not math.isnan(value)]))
 
 

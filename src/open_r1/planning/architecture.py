@@ -157,9 +157,15 @@ class Architecture:
             kept, of_norms = 20 * h + 8 * q + 12 * k + 16 * i, 8
         return kept + (of_norms * (q + k) if self.query_norms else 0)
 
-    def rating_bytes_per_token(self, value_bytes: int) -> int:
-        """What is alive at most per token in a forward pass without gradients: of one layer's feed-forward part."""
-        return (4 * self.hidden + 3 * self.intermediate_used) * value_bytes
+    def rating_bytes_per_token(self, value_bytes: int, padded_length: int = 0) -> int:
+        """What is alive at most per token in a forward pass without gradients: of one layer, whichever part needs more.
+
+        `padded_length`: of the rows, if some are padded (0: none is). Then there is a mask, a byte for each pair of
+        tokens, of which attention's kernel has a copy in the values' type.
+        """
+        feed_forward = 4 * self.hidden + 3 * self.intermediate_used
+        attention = 2 * self.hidden + 4 * self.queries + 2 * self.key_values + padded_length
+        return max(feed_forward, attention) * value_bytes + padded_length
 
     @property
     def intermediate_used(self) -> int:

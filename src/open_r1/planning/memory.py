@@ -61,7 +61,8 @@ FORMULAS = {
     "completions at once": "per engine: KV cache / (4 L x K bytes a token) / longest row: so many of full length",
     SAMPLING: "weights, optimizer, reference model, what samples, reserve",
     SERVING: "vLLM's share of a GPU that only serves",
-    "rewarding": "a forward pass without gradients: batch_size x longest row x (4 H + 3 I) x bytes",
+    "rewarding": "a forward pass without gradients: batch_size x longest row x the larger of (4 H + 3 I) x bytes and "
+    "(2 H + 4 Q + 2 K + longest row) x bytes, + 1 byte x longest row; of single rows no mask",
     "judge's share": "gpu_memory_utilization x a GPU of hardware.judge",
     "judge's KV cache": "batch_size requests of full length; of hardware.judge: as vLLM's",
     "verdicts at once": "of full length, as completions",
@@ -222,13 +223,15 @@ def _held(recipe: Recipe, memory: Memory, beside: dict[str, float]) -> float:
 
 
 def _rewarding(recipe: Recipe, raters: Raters, assumptions: Assumptions) -> float:
-    """GiB of the widest layer of the largest forward pass of a reward model."""
+    """GiB of one layer of the largest forward pass of a reward model, its rows padded if there are several."""
     needed = [0.0]
     for index, model in raters.reward_models.items():
         given = recipe.rewards[index].parameters
         row = row_tokens(recipe, assumptions, model.max_positions)
-        tokens = given.get("batch_size", 16) * min(row, given.get("max_length") or row)
-        needed.append(tokens * model.rating_bytes_per_token(_bytes_of_reward_model(recipe, index)) / GIB)
+        rows, length = given.get("batch_size", 16), min(row, given.get("max_length") or row)
+        padded_length = length if rows > 1 else 0
+        per_token = model.rating_bytes_per_token(_bytes_of_reward_model(recipe, index), padded_length)
+        needed.append(rows * length * per_token / GIB)
     return max(needed)
 
 

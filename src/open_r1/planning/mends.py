@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from open_r1.incompatible import incompatible_settings
+from open_r1.incompatible import incompatible_settings, judges_here
 from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.planning.layouts import LAYOUTS, Layout, layout_of
 from open_r1.planning.memory import (
@@ -70,7 +70,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def compared(plan: Plan) -> dict[str, Memory]:
-    """Title -> memory on the same GPUs under each layout; without LoRA too, where the recipe has it.
+    """Title -> memory on the same GPUs under each layout that can be; without LoRA too, where the recipe has it.
 
     Weights are loaded as each layout wants them, whatever the recipe says. Empty for a step that trains nothing.
     """
@@ -83,15 +83,20 @@ def compared(plan: Plan) -> dict[str, Memory]:
     found = {}
     for suffix, recipe in variants.items():
         for kind in LAYOUTS:
-            if recipe.model.lora is not None and kind in ("zero3", "fsdp2"):
-                continue  # adapters cannot be merged into shares
             layout = Layout(
                 kind if plan.layout.num_processes > 1 or kind != "ddp" else "one", plan.layout.num_processes
             )
+            if layout.shares_weights and _needs_whole_weights(recipe):
+                continue
             of_dtype = _copy(recipe, model=recipe.model.model_copy(update={"dtype": DTYPES[kind]}))
             memory = _memory(plan, of_dtype, layout)
             found[f"{layout.title}{suffix}"] = memory
     return found
+
+
+def _needs_whole_weights(recipe: Recipe) -> bool:
+    """True if `make check` refuses shares: adapters are merged into the weights, or each process loads what rates."""
+    return recipe.model.lora is not None or bool(models_of_rewards(recipe)) or judges_here(recipe)
 
 
 def _memory(plan: Plan, recipe: Recipe, layout: Layout) -> Memory:

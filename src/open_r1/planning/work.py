@@ -8,6 +8,7 @@ from pathlib import Path
 
 from open_r1.benchmarks.table import BENCHMARKS, Benchmark
 from open_r1.data import mixture_counts
+from open_r1.feedback.orders import units_of
 from open_r1.hub import hub_dataset
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.start import recipe_at
@@ -457,7 +458,9 @@ def _judging(recipe: Recipe, assumptions: Assumptions, sampled: Sampling, share:
     section, hardware = recipe.judge, recipe.hardware
     asking = asking_section(recipe) or recipe.distill
     group = asking.samples if asking else _value(recipe, "num_generations")
-    requests_a_prompt = section.judgements * math.ceil(group / section.candidates)
+    different = [str(number) for number in range(group)]  # as many answers as there can be
+    units = units_of([], different, section.judgements, section.candidates)
+    requests_a_prompt = sum(len(unit) for unit in units)
     requests = share * sampled.number / group * requests_a_prompt
     prompts_awaited = asking.prompts_per_shard * hardware.num_processes if asking else sampled.completions / group
     at_once = min(requests, prompts_awaited * requests_a_prompt)

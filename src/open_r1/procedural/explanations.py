@@ -8,7 +8,7 @@ answer is right at all is another question.
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from open_r1.procedural import sums
@@ -31,8 +31,16 @@ def parameter_names() -> list[str]:
     return sums.parameter_names()
 
 
+def parameter_problem(parameters: Mapping[str, object]) -> str | None:
+    """What is wrong with a recipe's parameters, as `key: value is wrong; mend`; None if they make sums."""
+    fewest = parameters.get("min_terms")
+    return f"min_terms: {fewest} is no sum; give 2 or more" if isinstance(fewest, int) and fewest < 2 else None
+
+
 def draw(seed: int, max_draws: int, **parameters: object) -> Iterator[Problem]:
-    """Yields at most `max_draws` sums; some may come twice."""
+    """Yields at most `max_draws` sums; some may come twice. Raises ValueError if one may have one term."""
+    if problem := parameter_problem(parameters):
+        raise ValueError(f"parameters.{problem}")
     return sums.draw(seed, max_draws, **parameters)
 
 

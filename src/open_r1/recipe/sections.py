@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 Step = Literal[
     "pretrain",
@@ -167,9 +167,19 @@ class Reward(BaseModel):
     """Only rows of this task (`data.N.task`, or the data's own column), or of one of these, get a value from this
     reward; the others get none, which is no failure."""
     first_step: int = Field(default=1, gt=0)
-    """Optimizer step, counted from 1, from which on this reward counts; before it nobody gets a value from it."""
+    """Optimizer step, counted from 1, from which on this reward counts; before it nobody gets a value from it.
+
+    A rollout that serves several steps is judged once, for the first of them, and an evaluation for the step before it.
+    """
     last_step: int | None = Field(default=None, gt=0)
     """The last step in which it counts; null: it counts to the end."""
+
+    @field_validator("task")
+    @classmethod
+    def _names_a_task(cls, task: str | list[str] | None) -> str | list[str] | None:
+        if task is not None and not task:
+            raise ValueError(f"{task!r} names no task; give one, or remove the key, so that it is for all rows")
+        return task
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -184,6 +194,11 @@ class Reward(BaseModel):
     def tasks(self) -> tuple[str, ...] | None:
         """The tasks that it is for; None if it is for all rows."""
         return (self.task,) if isinstance(self.task, str) else None if self.task is None else tuple(self.task)
+
+    @property
+    def counts_always(self) -> bool:
+        """True if it counts from the first step to the last."""
+        return self.first_step == 1 and self.last_step is None
 
     def is_for(self, task: str | None) -> bool:
         """True if rows of this task (None: of no task in particular) get a value from it."""
@@ -281,9 +296,10 @@ class Judge(Section):
     endpoint: Endpoint | None = None
     """A server that judges; exactly one of `name` and `endpoint`, or `hardware.judge`, which serves `name`."""
     judgements: int = Field(default=4, gt=0)
-    """How often each answer is judged; its score is the mean. Four in R1 (Nature, Methods)."""
+    """How often each answer is judged, or more where `candidates` are not all at each place by then; its score is the
+    mean. Four in R1 (Nature, Methods)."""
     candidates: int = Field(default=1, gt=0)
-    """Answers to one prompt that the judge sees together, in random order, every order with its reverse."""
+    """Answers to one prompt that the judge sees together, in random order, each as often at every place."""
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_completion_length: int = Field(default=1024, gt=0)
@@ -317,6 +333,7 @@ class Preferences(Generate):
     balance_lengths: bool = True
     """Drop pairs until the better answer is the longer one as often as the shorter one."""
     max_pairs: int | None = Field(default=None, gt=0)
+    """Keep at most this many in all, drawn evenly by the seed; lengths that are balanced stay so."""
 
 
 class Keep(Section):
@@ -447,10 +464,11 @@ class Guards(Section):
     entropy_steps: int = Field(default=10, gt=1)
     truth: str | None = None
     """The reward, by its name or label, whose values on eval_data (from 0 to 1) tell what is really wanted, e.g. one of
-    weight 0; default: the first that verifies, if there is one."""
+    weight 0; default: each that verifies (accuracy, code and the like, final_answer, last_number, instructions). If it
+    is one, trainer.load_best_model_at_end goes by it, where trainer.metric_for_best_model says nothing else."""
     max_eval_drop: float | None = Field(default=2.0, gt=0)
     """Standard errors. A sign of reward hacking if the truth on eval_data is further below its best, and the reward in
-    training higher than it was then."""
+    training higher than it was then; since a reward has last begun or ended (first_step, last_step)."""
     max_length_drift: float | None = Field(default=None, gt=1)
     """A sign of hacking if completions are so many times as long as in the first `entropy_steps` logs, or as short."""
     max_kl: float | None = Field(default=None, gt=0)
@@ -458,7 +476,8 @@ class Guards(Section):
     `entropy_steps` logs."""
     stop_on_signs: bool = False
     """Stop at a sign of collapse or hacking; else it is a warning, printed once and kept in warnings.jsonl. With
-    trainer.load_best_model_at_end a run that stops so is done, and its model the best checkpoint."""
+    trainer.load_best_model_at_end a run that stops so is done, and its model the best checkpoint; as long as there is
+    none yet, it only warns."""
     weight_sync_timeout_seconds: float | None = Field(default=600.0, gt=0)
     """Stop if vLLM has not taken over the weights by then."""
 
@@ -540,6 +559,15 @@ class Recipe(Section):
         """Yields every source with its key: data.0, …, eval_data.0, …"""
         for section in ("data", "eval_data"):
             yield from ((f"{section}.{index}", source) for index, source in enumerate(getattr(self, section)))
+
+    def rubrics(self) -> Iterator[tuple[str, str]]:
+        """Yields every rubric with its key: preferences.rubric, rewards.0.rubric, data.0.rubric, …"""
+        if self.preferences is not None:
+            yield "preferences.rubric", self.preferences.rubric
+        for index, reward in enumerate(self.rewards):
+            if reward.name == "judge" and isinstance(rubric := reward.parameters.get("rubric"), str):
+                yield f"rewards.{index}.rubric", rubric
+        yield from ((f"{key}.rubric", source.rubric) for key, source in self.data_sources() if source.rubric)
 
     @property
     def sha256(self) -> str:

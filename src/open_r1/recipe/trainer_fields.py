@@ -7,6 +7,7 @@ would be wrong after the next release. A key that is no field any more is looked
 import ast
 import functools
 import importlib.util
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,16 @@ def trainer_fields(step: str) -> Mapping[str, TrainerField]:
 def trainer_value(step: str, trainer: Mapping[str, Any], key: str) -> Any:
     """The value that the trainer will see for `key`: the recipe's, or TRL's default where that is a literal."""
     return trainer[key] if key in trainer else trainer_fields(step)[key].default
+
+
+def steps_per_rollout(trainer: Mapping[str, Any], num_processes: int) -> int:
+    """Optimizer steps of GRPO from one at which a rollout begins to the next; 1 if a step has whole rollouts."""
+    keys = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations", "generation_batch_size")
+    per_step, per_rollout, num_iterations, rows = (trainer_value("grpo", trainer, key) for key in keys)
+    if rows:
+        per_rollout = rows // max(1, trainer_value("grpo", trainer, "per_device_train_batch_size") * num_processes)
+    micro_steps = (per_rollout or per_step) * num_iterations
+    return max(1, math.lcm(micro_steps, per_step) // max(1, per_step))
 
 
 def trainer_problems(step: str, trainer: Mapping[str, Any]) -> Iterable[str]:

@@ -16,7 +16,7 @@ from open_r1.benchmarks.table import BENCHMARKS
 from open_r1.places import RUNS
 from open_r1.recipe import STAGE_REFERENCE, Recipe, dump_recipe, parse_recipe
 from open_r1.recipe.loop import references_in
-from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
+from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, steps_per_rollout, trainer_value
 from open_r1.rehearsal.judge import MODEL, url_of_judge, url_of_reward_model
 from open_r1.rehearsal.rows import FixtureRows, KeptRows
 from open_r1.rehearsal.stand_ins import StandIn, stand_in_of
@@ -65,8 +65,8 @@ CHANGES: dict[str, tuple[str | None, str]] = {
     "rewards.*.endpoint": ("the reward model", "a server on this machine gives rewards that say nothing"),
     "rewards.*.revision": (None, "the stand-in lies on this disk"),
     "rewards.*.dtype": ("half precision weights", "a CPU computes in float32"),
-    "rewards.*.first_step": (None, "it counts in the second step"),
-    "rewards.*.last_step": (None, "it counts in the first step, or in the second if that is its first"),
+    "rewards.*.first_step": (None, "it counts in the second rollout, or in the first if that is all"),
+    "rewards.*.last_step": (None, "it counts in one rollout"),
     "rewards.*": (None, "added: an untrained model's groups would all be dead"),
     "trainer.max_steps": (None, "two optimizer steps"),
     "trainer.max_length": (None, "short rows"),
@@ -200,7 +200,7 @@ def rehearsal_of(recipe: Recipe, file: Path, models: Path) -> Rehearsal:
         values["trainer"] = _small_trainer(recipe, processes)
     if recipe.data:
         rows = list(_with_rows(recipe, values, file, processes))
-    _with_rewards_here(recipe, values)
+    _with_rewards_here(recipe, values, processes)
     for section, choice in (("generate", "keep"), ("distill", "keep"), ("preferences", "preferences")):
         if values[section]:
             _small_sampling(values[section])
@@ -393,7 +393,7 @@ def _with_rows(recipe: Recipe, values: dict[str, Any], file: Path, processes: in
             entry["procedural"]["num_problems"] = min(source.procedural.num_problems, num_rows_of_source)
 
 
-def _with_rewards_here(recipe: Recipe, values: dict[str, Any]) -> None:
+def _with_rewards_here(recipe: Recipe, values: dict[str, Any], processes: int) -> None:
     most = values["trainer"].get("max_completion_length")
     for reward in values["rewards"]:
         known = settable_parameters(reward["name"])
@@ -403,10 +403,12 @@ def _with_rewards_here(recipe: Recipe, values: dict[str, Any]) -> None:
             reward["cache_tokens"] = min(reward["cache_tokens"], most)
         if reward["name"] == "reward_model" and reward.get("endpoint"):
             reward["endpoint"] = {"base_url": url_of_reward_model(), "model": MODEL}
-        reward["first_step"] = min(reward["first_step"], STEPS)
-        if reward["last_step"] is not None:
-            reward["last_step"] = reward["first_step"]
     if recipe.step == "grpo":
+        per_rollout = steps_per_rollout(values["trainer"], processes)
+        for reward in values["rewards"]:
+            reward["first_step"] = 1 if per_rollout > 1 else min(reward["first_step"], STEPS)
+            if reward["last_step"] is not None:
+                reward["last_step"] = reward["first_step"] + per_rollout - 1
         values["rewards"].append(dict(LIVELY_REWARD))
 
 

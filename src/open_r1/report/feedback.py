@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from open_r1.report.reading import Run, json_object, tolerant
 from open_r1.report.scores import finite
-from open_r1.report.table import NONE
+from open_r1.report.table import NONE, cost_text
 
 TOKENS_READ, TOKENS_WRITTEN = "prompt_tokens", "completion_tokens"  # in judging-N.json, one a process
 
@@ -60,13 +60,17 @@ def preference_facts(stage: Run, notes: list[str]) -> list[Fact]:
 
 
 def _spent(stage: Run, notes: list[str]) -> list[Fact]:
-    """What the judge read and wrote; nothing if it left no word of that."""
-    files = sorted(stage.folder.glob("judging-*.json"))
-    spent = [entry for file in files if (entry := tolerant(json_object, file, notes))]
+    """What the judge read and wrote and what that cost, by the record; of a run that is not over by its files."""
+    in_all = stage.record.get("judging")
+    files = [] if in_all else sorted(stage.folder.glob("judging-*.json"))
+    spent = [in_all] if in_all else [entry for file in files if (entry := tolerant(json_object, file, notes))]
     if not spent:
         return []
     read, written = (sum(entry.get(key) or 0 for entry in spent) for key in (TOKENS_READ, TOKENS_WRITTEN))
-    return [Fact("tokens of the judge", f"{read:,} + {written:,}", "read and written")]
+    facts = [Fact("tokens of the judge", f"{read:,} + {written:,}", "read and written")]
+    if (usd := (in_all or {}).get("usd")) is not None:
+        facts.append(Fact("cost of the judge", cost_text(usd), "of all attempts and shares, by the prices of `judge`"))
+    return facts
 
 
 def reward_model_facts(report: Mapping[str, Any]) -> list[Fact]:

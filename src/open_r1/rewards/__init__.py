@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from open_r1.recipe import Recipe, RecipeError, Reward, Thinking, section_in
+from open_r1.recipe import Guards, Recipe, RecipeError, Reward, Thinking, section_in
 from open_r1.rewards.bound import BoundReward
 from open_r1.rewards.code import binary_code_reward, code_reward
 from open_r1.rewards.competition import cf_code_reward, ioi_code_reward
@@ -52,6 +52,18 @@ REWARDS: dict[str, RewardFunction] = {
 }
 # In worker processes, in sandboxes.
 JUDGED_ELSEWHERE = ("accuracy", "binary_code", "cf_code", "code", "final_answer", "ioi_code")
+# From 0 to 1, by rules that no style can please.
+VERIFIED = (
+    "accuracy",
+    "binary_code",
+    "cf_code",
+    "code",
+    "final_answer",
+    "instructions",
+    "ioi_code",
+    "last_number",
+)
+NOT_FROM_0_TO_1 = ("cosine", "length", "repetition_penalty", "reward_model", "soft_overlong_punishment")
 GIVEN_BY_TRAINER = (
     "prompts",
     "completions",
@@ -89,6 +101,21 @@ def reward_columns(rewards: Sequence[Reward]) -> list[str]:
 def rewards_for(rewards: Sequence[Reward], task: str | None) -> list[Reward]:
     """The rewards that judge rows of a task (None: of no task in particular)."""
     return [reward for reward in rewards if reward.is_for(task)]
+
+
+def truths_of(guards: Guards, rewards: Sequence[Reward]) -> list[str]:
+    """What the rewards are called whose means on eval_data tell what is wanted: guards.truth, or all that verify."""
+    return [guards.truth] if guards.truth else [reward.called for reward in rewards if reward.name in VERIFIED]
+
+
+def best_checkpoint_metric(recipe: Recipe) -> str | None:
+    """What GRPO's best checkpoint is known by: trainer.metric_for_best_model, else the truth; None if there is not one.
+
+    transformers' own default is the loss, which says nothing of what GRPO is for.
+    """
+    truths = truths_of(recipe.guards, recipe.rewards)
+    of_truth = f"eval_rewards/{truths[0]}/mean" if len(truths) == 1 else None
+    return recipe.trainer.get("metric_for_best_model") or of_truth
 
 
 def columns_of_reward(reward: Reward) -> list[str]:
@@ -185,7 +212,7 @@ def _bind(reward: Reward, given: dict[str, Any], seed: int) -> BoundReward:
         tasks=reward.tasks,
         first_step=reward.first_step,
         last_step=reward.last_step,
-        logs_as=reward.name,
+        logs_as=reward.name.rpartition(":")[2],
     )
 
 
@@ -238,6 +265,7 @@ __all__ = [
     "BoundReward",
     "RewardFunction",
     "accuracy_reward",
+    "best_checkpoint_metric",
     "binary_code_reward",
     "build_rewards",
     "cf_code_reward",
@@ -265,5 +293,6 @@ __all__ = [
     "settable_parameters",
     "soft_overlong_punishment_reward",
     "tag_count_reward",
+    "truths_of",
     "types_of_parameters",
 ]

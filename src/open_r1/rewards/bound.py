@@ -40,6 +40,8 @@ class _Work:
 
     rows: _Rows
     values: list[float | None] = field(default_factory=list)
+    num_asked: int = 0
+    """Rows that the function was given: what its metrics are of."""
     seconds: float = 0.0
     extras: list[tuple[str, list]] = field(default_factory=list)
     metrics: list[tuple[str, float]] = field(default_factory=list)
@@ -55,7 +57,8 @@ class BoundReward:
     values are handed out in random order, the same for all rewards of a step, and nothing of the function's own is
     logged. What a function logs under its own name, `logs_as`, is logged under this reward's: two rewards may have one
     function. With `tasks` only rows are judged whose column `task` has one of these values; before `first_step` and
-    after `last_step`, counted from 1, none is.
+    after `last_step`, counted from 1, none is. While the trainer evaluates it sets `in_evaluation`: completions are
+    then for the step that is done, and before the first for that one, not for the step to come.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class BoundReward:
             functools.update_wrapper(self, function)
         self.__name__ = name
         self.starts_early = starts_early
+        self.in_evaluation = False
         self._tasks, self._first_step, self._last_step = tasks, first_step, last_step
         self._own_name = re.compile(rf"^(rewards/)?{re.escape(logs_as or name)}(?=[_/])")
         self._function, self._parameters, self._shuffle_seed = function, parameters, shuffle_seed
@@ -165,7 +169,8 @@ class BoundReward:
         """True in the steps in which this reward counts; where nothing is trained it always does."""
         if state is None:
             return True
-        step = state.global_step + 1  # the one that these completions are for
+        # the one that these completions are for
+        step = max(1, state.global_step) if self.in_evaluation else state.global_step + 1
         return self._first_step <= step and (self._last_step is None or step <= self._last_step)
 
     def _work(self, rows: _Rows) -> _Work:
@@ -176,10 +181,11 @@ class BoundReward:
         work = self._work_on(_rows(positions, rows.completions, rows.columns)) if positions else _Work(rows)
         num_rows = len(rows.completions)
         extras = [(column, _in_order([(positions, values)], num_rows)) for column, values in work.extras]
-        return _Work(rows, _in_order([(positions, work.values)], num_rows), work.seconds, extras, work.metrics)
+        values = _in_order([(positions, work.values)], num_rows)
+        return _Work(rows, values, work.num_asked, work.seconds, extras, work.metrics)
 
     def _work_on(self, rows: _Rows) -> _Work:
-        work, began = _Work(rows), time.monotonic()
+        work, began = _Work(rows, num_asked=len(rows.completions)), time.monotonic()
         columns = {name: column for name, column in rows.columns.items() if name not in self._not_columns}
         values = self._function(
             completions=rows.completions,
@@ -210,7 +216,7 @@ def _one_batch(parts: Sequence[_Work], num_rows: int) -> _Work:
         pieces = [(part.rows.positions, values) for part in parts for name, values in part.extras if name == column]
         whole.extras.append((column, _in_order(pieces, num_rows)))
     for metric in dict.fromkeys(metric for part in parts for metric, _ in part.metrics):
-        given = [(value, len(part.values)) for part in parts for name, value in part.metrics if name == metric]
+        given = [(value, part.num_asked) for part in parts for name, value in part.metrics if name == metric]
         whole.metrics.append((metric, _total(given) if metric.rpartition("/")[2] in AMOUNTS else _mean(given)))
     return whole
 

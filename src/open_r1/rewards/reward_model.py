@@ -24,6 +24,8 @@ def reward_model_reward(
 ) -> list[float | None]:
     """The reward model's number for each prompt with its completion, unbounded; None if both have too many tokens.
 
+    None too for what is no finite number.
+
     `model` is written as model.name; it is asked in this process, `batch_size` conversations at once. `max_length` is
     in tokens of prompt and completion (default: no limit). What a reward model has learned is a matter of differences
     (Bradley and Terry): beside rewards of another scale use trainer.multi_objective_aggregation: normalize_then_sum, or

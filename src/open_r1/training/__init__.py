@@ -3,6 +3,7 @@
 checkpoints  checkpoints that are whole, and all that a resumed run needs
 sharding     weights that no process has all of
 interruption the end of a run that is asked to stop
+pairs        what a chat template makes of pairs, and how many are left
 evaluation   which problems several processes evaluate
 metrics      metrics.jsonl and the progress bar
 guards       what stops a run that cannot succeed, or warns of one that may not
@@ -35,7 +36,7 @@ from open_r1.gold_check import (
 from open_r1.recipe import Recipe, RecipeError
 from open_r1.recipe.trainer_fields import TRAINER_CONFIGS, trainer_value
 from open_r1.resuming import check_recipe_of, last_checkpoint
-from open_r1.rewards import reward_columns
+from open_r1.rewards import best_checkpoint_metric, reward_columns
 from open_r1.training.checkpoints import WholeCheckpoints, remove_unfinished, steps_of
 from open_r1.training.guards import GuardCallback
 from open_r1.training.interruption import StopsWhenAsked
@@ -113,9 +114,20 @@ def trainer_arguments(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
         "report_to": "none",
         "logging_nan_inf_filter": False,  # transformers would hide a nan loss from the guard
         **recipe.trainer,
+        **_best_checkpoint(recipe),
         "output_dir": str(run_dir / "checkpoints"),
         "seed": recipe.seed,
     }
+
+
+def _best_checkpoint(recipe: Recipe) -> dict[str, Any]:
+    """By what GRPO's best checkpoint is known: not by the loss, as it is elsewhere."""
+    if recipe.step != "grpo" or not recipe.trainer.get("load_best_model_at_end"):
+        return {}
+    metric = best_checkpoint_metric(recipe)
+    if metric is None or recipe.trainer.get("metric_for_best_model"):
+        return {}
+    return {"metric_for_best_model": metric, "greater_is_better": True}
 
 
 class SFTTrainer(WholeCheckpoints, TrlSFTTrainer):
@@ -149,9 +161,8 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
         trainer.remove_callback(callback)
     trainer.add_callback(Progress())
     trainer.add_callback(MetricsWriter(run_dir))
-    num_eval_problems = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0
     # last: what it stops at has been written down
-    trainer.add_callback(GuardCallback(recipe.guards, run_dir, num_eval_problems, recipe.rewards))
+    trainer.add_callback(GuardCallback(recipe.guards, run_dir, recipe.rewards, _tasks(trainer.eval_dataset)))
     trainer.add_callback(StopsWhenAsked(trainer))
     trainer.recipe = recipe
     checkpoints = run_dir / "checkpoints"
@@ -169,6 +180,13 @@ def train(trainer: Trainer, recipe: Recipe, run_dir: Path, tokenizer: PreTrained
             model = trainer.accelerator.unwrap_model(trainer.model)
             modeling.save_model(model, tokenizer, run_dir / MODEL_DIRECTORY, weights)
         trainer.accelerator.wait_for_everyone()
+
+
+def _tasks(dataset: Dataset | None) -> list[str | None]:
+    """The task of each row, None for those of none."""
+    if dataset is None:
+        return []
+    return dataset["task"][:] if "task" in dataset.column_names else [None] * len(dataset)
 
 
 def _train_from(checkpoint: Path | None, trainer: Trainer, recipe: Recipe) -> None:

@@ -12,14 +12,15 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from open_r1.recipe import Guards, Reward
-from open_r1.step_process import WARNINGS_FILE, RunStopped, warnings_of
+from open_r1.rewards import truths_of
+from open_r1.step_process import WARNINGS_FILE, JudgeFailed, RunStopped, warnings_of
 
 FAILED_SHARE = "failed_share"  # how a metric's name ends that tells what share of a batch a broken judge left out
 EVALUATION = "eval_"  # how the names of an evaluation's metrics begin
@@ -30,7 +31,6 @@ RATIOS = {  # metric -> what it is of, and what can be done about it
         "set trainer.vllm_importance_sampling_mode: token_truncate for long answers, or find out why they differ",
     ),
 }
-VERIFIED = ("accuracy", "binary_code", "code", "cf_code", "ioi_code")  # rewards from 0 to 1 that no style can raise
 MAX_UNJUDGED_LOGS = 3
 STANDARD_ERRORS_OF_REWARD = 2.0  # by which two means of rewards have to differ before one counts as higher
 STOP = "guards.stop_on_signs: true"
@@ -42,19 +42,24 @@ Log = dict[str, Any]
 class GuardCallback(TrainerCallback):
     """Raises RunStopped at a log that shows that a run cannot succeed, and tells once of one that may not.
 
-    `num_eval_problems` is how many problems an evaluation has, `rewards` are the recipe's, of which those that verify
-    tell the truth if guards.truth names none (None: whatever is called as they are); warnings go to
-    `run_dir/warnings.jsonl`.
+    `rewards` are the recipe's, of which those that verify tell the truth if guards.truth names none; `eval_tasks` has
+    the task of each problem of an evaluation (None: none in particular); warnings go to `run_dir/warnings.jsonl`.
     """
 
     def __init__(
-        self, guards: Guards, run_dir: Path, num_eval_problems: int = 0, rewards: Sequence[Reward] | None = None
+        self,
+        guards: Guards,
+        run_dir: Path,
+        rewards: Sequence[Reward] = (),
+        eval_tasks: Sequence[str | None] = (),
     ):
-        self._guards, self._num_eval_problems = guards, num_eval_problems
-        verified = VERIFIED if rewards is None else [reward.called for reward in rewards if reward.name in VERIFIED]
-        self._truths = tuple(verified) if guards.truth is None else (guards.truth,)
+        self._guards, self._rewards = guards, rewards
+        truths = truths_of(guards, rewards)
+        self._num_problems = {
+            reward.called: sum(map(reward.is_for, eval_tasks)) for reward in rewards if reward.called in truths
+        }
         self._file = run_dir / WARNINGS_FILE
-        self._warned: set[str] = set()
+        self._told: set[tuple[str, bool]] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Drops the warnings of steps that will be trained again, and stops again what was stopped at this very step.
@@ -63,7 +68,7 @@ class GuardCallback(TrainerCallback):
         at the end of steps alone.
         """
         kept = [warning for warning in warnings_of(self._file.parent) if warning["step"] <= state.global_step]
-        self._warned = {warning["key"] for warning in kept}
+        self._told = {(warning["key"], bool(warning.get("stopped"))) for warning in kept}
         if any(warning.get("stopped") and warning["step"] == state.global_step for warning in kept):
             control.should_training_stop = self._guards.stop_on_signs
         if state.is_world_process_zero and self._file.exists():
@@ -77,31 +82,36 @@ class GuardCallback(TrainerCallback):
             _not_finite(self._guards, logs),
             _truncated(self._guards, logs, getattr(args, "max_completion_length", None)),
             _dead_groups(self._guards, logs),
-            _broken_judge(self._guards, logs),
+            broken_judge := _broken_judge(self._guards, logs),
             _drifting_ratio(self._guards, logs),
+            _truth_out_of_range(self._guards, self._num_problems, logs),
         )
         if reason := next(filter(None, reasons), None):
-            raise RunStopped(f"stopped at step {step}: {reason}")
+            raise (JudgeFailed if reason == broken_judge else RunStopped)(f"stopped at step {step}: {reason}")
         signs = {
-            "guards.min_entropy_share": _collapsed_entropy(self._guards, logs),
-            "guards.max_eval_drop": _hacked_reward(self._guards, self._truths, logs, self._num_eval_problems),
+            "guards.min_entropy_share": _collapsed_entropy(self._guards, self._rewards, logs),
+            "guards.max_eval_drop": _hacked_reward(self._guards, self._rewards, self._num_problems, logs),
             "guards.max_length_drift": _drifting_length(self._guards, logs),
             "guards.max_kl": _far_from_reference(self._guards, logs),
         }
         for key, reason in signs.items():
             if not reason:
                 continue
-            stops = self._guards.stop_on_signs
-            if stops and not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
+            if self._guards.stop_on_signs and not args.load_best_model_at_end:
                 raise RunStopped(f"stopped at step {step}: {reason} ({key}: null goes on all the same)")
+            stops = self._guards.stop_on_signs and state.best_model_checkpoint is not None
             control.should_training_stop |= stops  # the last step has set it
-            if key not in self._warned:
-                self._warned.add(key)
+            if (key, stops) not in self._told:
+                self._told.add((key, stops))
                 if state.is_world_process_zero:
-                    self._warn({"step": step, "key": key, "reason": reason}, stops)
+                    self._tell({"step": step, "key": key, "reason": reason}, stops)
 
-    def _warn(self, warning: dict[str, Any], stops: bool) -> None:
-        kind, mend = ("stopped", "the best checkpoint is kept") if stops else ("warning", f"{STOP} stops")
+    def _tell(self, warning: dict[str, Any], stops: bool) -> None:
+        kind, mend = "warning", f"{STOP} stops"
+        if stops:
+            kind, mend = "stopped", "the best checkpoint is kept"
+        elif self._guards.stop_on_signs:
+            mend = "it stops the run as soon as there is a best checkpoint"
         print(
             f"{kind} at step {warning['step']}: {warning['reason']} ({warning['key']}: null does not look; {mend})",
             file=sys.stderr,
@@ -135,11 +145,11 @@ def _truncated(guards: Guards, logs: Sequence[Log], max_completion_tokens: int |
 
 def _dead_groups(guards: Guards, logs: Sequence[Log]) -> str | None:
     limit = guards.max_dead_steps
-    if limit is None or _in_a_row(logs, "frac_reward_zero_std", lambda share: share >= 1.0) < limit:
+    if limit is None or _in_a_row(logs, "dead_group_share", lambda share: share >= 1.0) < limit:
         return None
     return (
-        f"in {limit} logs in a row every group had equal rewards, so there is no gradient; choose data of other "
-        f"difficulty in `data`, raise trainer.num_generations, or stop earlier with trainer.max_steps "
+        f"in {limit} logs in a row every group had equal rewards or none, so there is no gradient; choose data of "
+        f"other difficulty in `data`, raise trainer.num_generations, or stop earlier with trainer.max_steps "
         f"(guards.max_dead_steps: null goes on all the same)"
     )
 
@@ -169,19 +179,30 @@ def _drifting_ratio(guards: Guards, logs: Sequence[Log]) -> str | None:
     return None
 
 
-def _collapsed_entropy(guards: Guards, logs: Sequence[Log]) -> str | None:
+def _truth_out_of_range(guards: Guards, truths: Iterable[str], logs: Sequence[Log]) -> str | None:
+    for name in truths if guards.max_eval_drop is not None else ():
+        value = _number(logs[-1], _key_of(name))
+        if value is not None and not 0 <= value <= 1:
+            return (
+                f"guards.truth: the mean of {name} on eval_data is {value:.3g}, and a truth is from 0 to 1; name "
+                f"another reward (guards.max_eval_drop: null does not look at it)"
+            )
+    return None
+
+
+def _collapsed_entropy(guards: Guards, rewards: Sequence[Reward], logs: Sequence[Log]) -> str | None:
     """A policy that gets sure of itself gets right as well; one that does not is sure of something else."""
     share, num_logs = guards.min_entropy_share, guards.entropy_steps
     if share is None or _number(logs[-1], "entropy") is None or _number(logs[-1], "reward") is None:
         return None
     trained = [log for log in logs if _number(log, "entropy") is not None and _number(log, "reward") is not None]
     floor = share * statistics.fmean(log["entropy"] for log in trained[:num_logs])
-    if len(trained) < 2 * num_logs or any(log["entropy"] >= floor for log in trained[-num_logs:]):
+    sums = [log["reward"] for log in _of_same_rewards(trained, rewards)]
+    if len(sums) < 2 * num_logs or any(log["entropy"] >= floor for log in trained[-num_logs:]):
         return None
-    rewards = [log["reward"] for log in trained]
-    first, now = rewards[:num_logs], rewards[-num_logs:]
+    first, now = sums[:num_logs], sums[-num_logs:]
     at_first, at_last = statistics.fmean(first), statistics.fmean(now)
-    at_best = max(statistics.fmean(rewards[end - num_logs : end]) for end in range(num_logs, len(rewards) + 1))
+    at_best = max(statistics.fmean(sums[end - num_logs : end]) for end in range(num_logs, len(sums) + 1))
     if _is_higher(now, first) and at_last - at_first > KEPT_GAIN * (at_best - at_first):
         return None
     return (
@@ -191,23 +212,25 @@ def _collapsed_entropy(guards: Guards, logs: Sequence[Log]) -> str | None:
     )
 
 
-def _hacked_reward(guards: Guards, truths: Sequence[str], logs: Sequence[Log], num_problems: int) -> str | None:
+def _hacked_reward(
+    guards: Guards, rewards: Sequence[Reward], num_problems_of: Mapping[str, int], logs: Sequence[Log]
+) -> str | None:
+    """`num_problems_of` has the truths, and how many problems of an evaluation each is for."""
     limit = guards.max_eval_drop
-    if limit is None or not num_problems:
-        return None
-    for name in truths:
-        key = f"{EVALUATION}rewards/{name}/mean"
-        if _number(logs[-1], key) is None:
+    for name, num_problems in num_problems_of.items() if limit is not None else ():
+        key = _key_of(name)
+        if _number(logs[-1], key) is None or not num_problems:
             continue
-        evaluations = list(_evaluations(logs, key))
-        best, reward_then = max(evaluations, key=lambda evaluation: evaluation[0])
-        now, reward_now = evaluations[-1]
+        evaluations = list(_evaluations(_of_same_rewards(logs, rewards), key))
+        best, reward_then, best_step = max(evaluations, key=lambda evaluation: evaluation[0])
+        now, reward_now, _ = evaluations[-1]
         error = math.hypot(_standard_error(best, num_problems), _standard_error(now, num_problems))
         if best - now > limit * error and reward_then is not None and reward_now > reward_then:
+            where = "" if best_step else " (before the first step, of which there is no checkpoint)"
             return (
-                f"{name} on eval_data fell from {best:.3g} to {now:.3g}, {(best - now) / error:.1f} standard errors, "
-                f"while reward in training rose from {reward_then:.3g} to {reward_now:.3g}: what is rewarded is no "
-                f"longer what is wanted; read the completions (make why), and stop at the best with "
+                f"{name} on eval_data fell from {best:.3g}{where} to {now:.3g}, {(best - now) / error:.1f} standard "
+                f"errors, while reward in training rose from {reward_then:.3g} to {reward_now:.3g}: what is rewarded "
+                f"is no longer what is wanted; read the completions (make why), and stop at the best with "
                 f"trainer.load_best_model_at_end or trainer.max_steps"
             )
     return None
@@ -238,8 +261,29 @@ def _far_from_reference(guards: Guards, logs: Sequence[Log]) -> str | None:
     )
 
 
-def _evaluations(logs: Sequence[Log], key: str) -> Iterator[tuple[float, float | None]]:
-    """Yields each evaluation's `key`, and the mean reward in training since the one before it.
+def _key_of(truth: str) -> str:
+    return f"{EVALUATION}rewards/{truth}/mean"
+
+
+def _of_same_rewards(logs: Sequence[Log], rewards: Sequence[Reward]) -> list[Log]:
+    """The logs since a reward has last begun or ended (first_step, last_step), and the evaluation right before that.
+
+    The sum of the rewards is another one in each such stretch, and says nothing beside that of an earlier one.
+    """
+    changes = [step for reward in rewards if reward.weight for step in (reward.first_step, (reward.last_step or 0) + 1)]
+    begin = max((step for step in changes if step <= logs[-1]["step"]), default=1)
+    kept, last_trained = [], 0
+    for log in logs:
+        is_of_training = "reward" in log  # of the steps since the log of training before it
+        if (last_trained if is_of_training else log["step"]) >= begin - 1:
+            kept.append(log)
+        if is_of_training:
+            last_trained = log["step"]
+    return kept
+
+
+def _evaluations(logs: Sequence[Log], key: str) -> Iterator[tuple[float, float | None, int]]:
+    """Yields each evaluation's `key`, the mean reward in training since the one before it, and its step.
 
     An evaluation at the very start has the first reward that follows; None if there is none yet.
     """
@@ -252,7 +296,7 @@ def _evaluations(logs: Sequence[Log], key: str) -> Iterator[tuple[float, float |
         elif _number(log, key) is not None:
             mean = statistics.fmean(rewards) if rewards else mean
             rewards = []
-            yield log[key], mean
+            yield log[key], mean, log["step"]
 
 
 def _standard_error(share: float, num_problems: int) -> float:

@@ -16,7 +16,8 @@ number_paragraphs         by ***, empty ends are none   by * * *, none may be em
 number_words              runs of letters               between blanks                 runs of letters
 nth_paragraph_first_word  any case, empty ones free     begins with it, this case      as IFEval
 postscript                anywhere, any case            anywhere, more behind it       as IFEval
-number_bullet_lists       --- is a bullet               **bold** is one, too           as IFEval
+number_bullet_lists       --- is one, a lone * before   **bold** is one, too           as IFEval, but a lone * is none
+                          another line, too
 constrained_response      one of three stands in it     see constrained_response       see constrained_response
 number_highlighted_…      none that is blank            blank ones, too                as IFEval
 multiple_sections         N or more, numbered           exactly N, numbered or not     as IFEval
@@ -25,7 +26,7 @@ title                     none that is blank            blank ones, too         
 two_responses             empty ends are none           one divider alone              as IFEval
 repeat_prompt             any case                      this case                      as IFEval
 end_checker               any case, quotes behind it    this case, nothing behind it   as IFEval
-capital_word_frequency    Punkt's words                 runs of A to Z                 parts.num_capital_words
+capital_word_frequency    Punkt's words                 runs of A to Z; around is N    parts.num_capital_words; a tenth
 english_capital, …        has letters; is English       no letter of the other case    as IFEval, most words English
 
 A keyword is never a pattern here: `C++` is `C++`. `#` and `!`, which IFEval's data ask for as letters, are counted;
