@@ -1,6 +1,7 @@
 """Shared by the tests: no network, no telemetry, and recipes that are a few lines long."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ SMALLEST_MODEL = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": True,
 }
+
+
+def slow_but_for(cases: Iterable[str], *fast: str) -> list:
+    """Cases of a test of which all but some are slow ones."""
+    return [case if case in fast else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def sums(num_problems: int, **more) -> dict:

@@ -14,7 +14,7 @@ import grpo_reference
 import pytest
 import torch
 import trl.trainer.utils
-from conftest import CPU_TRAINER, REPOSITORY
+from conftest import CPU_TRAINER, REPOSITORY, slow_but_for
 from grpo_reference import Sample
 from runs_of_tests import kill_at, run_to_end, what_it_left
 from torch.nn.functional import logsigmoid
@@ -316,7 +316,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", slow_but_for(RUNS, "all weights", "lora"))
 def test_killed_twice_it_ends_with_the_same_weights_and_metrics(case, recipe_with, tmp_path):
     (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS[:3]))
     sections = {**RUNS[case], "trainer": SHORT | RUNS[case].get("trainer", {})}

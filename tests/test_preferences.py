@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
-from conftest import CPU_TRAINER, sums
+from conftest import CPU_TRAINER, slow_but_for, sums
 from openai_server import OpenAIServer, Reply
 from stand_in_judges import is_nonsense, likes_the_first, shown_in, verdict_by
 
@@ -599,7 +599,7 @@ KILLS = {  # whose server's which request kills the process, by what, and what i
 }
 
 
-@pytest.mark.parametrize("case", KILLS)
+@pytest.mark.parametrize("case", slow_but_for(KILLS, "SIGKILL while it judges", "SIGTERM while it samples"))
 def test_killed_and_taken_up_it_keeps_the_same_and_asks_nothing_twice(case, recipe_for, tmp_path):
     whose, at_request, signum, num_written = KILLS[case]
     run_dir, doomed = tmp_path / "run", []
@@ -657,6 +657,7 @@ def test_a_policy_and_a_judge_in_this_process_leave_pairs(write_recipe, smallest
     assert left.counts["judge"]["unreadable"] == left.counts["judge"]["verdicts"] > 0
 
 
+@pytest.mark.slow
 def test_through_the_launcher_the_smallest_model_is_the_policy(recipe_for, smallest_model, tmp_path, capfd):
     with OpenAIServer(answer=verdict_by(likes_words)) as judging:
         recipe = recipe_for(

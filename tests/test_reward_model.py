@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CPU_TRAINER, sums
+from conftest import CPU_TRAINER, slow_but_for, sums
 from runs_of_tests import kill_at, run_to_end, what_it_left
 from torch.nn.functional import logsigmoid
 from trainers_of_tests import difference, move_from_reference, trainable, write_model
@@ -307,7 +307,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", slow_but_for(RUNS, "all weights"))
 def test_killed_twice_it_ends_with_the_same_weights_metrics_and_report(case, recipe_with, tmp_path):
     recipe = recipe_with(SHORT | RUNS[case].get("trainer", {}), model=RUNS[case].get("model", {}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"

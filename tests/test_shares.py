@@ -361,6 +361,7 @@ def test_limits_are_those_of_the_joined_run(limits, reason, write_distill_recipe
     assert json.loads((run_dir / "distill.json").read_text())["dropped"][reason] > 0
 
 
+@pytest.mark.slow
 def test_distillation_from_shares_through_the_launcher(write_distill_recipe, tmp_path, capfd):
     file = write_distill_recipe(rewards=["format"])
     command = ["distill", str(file), "--runs", str(tmp_path / "runs")]
