@@ -21,7 +21,7 @@ def recipes(tmp_path, monkeypatch) -> Path:
     """A copy of the repository's recipes, which everything here takes for the real ones."""
     copy = tmp_path / "recipes"
     shutil.copytree(REPOSITORY / "recipes", copy)
-    for module in (check, new_recipe, evidence, pages, start):
+    for module in (check, check.data, check.models, new_recipe, evidence, pages, start):
         for name, path in {"RECIPES": copy, "RUNS": tmp_path / "runs", "REPOSITORY": tmp_path}.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, path)

@@ -14,8 +14,8 @@ import torch
 import yaml
 from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
 
-from open_r1 import check, modeling
-from open_r1.check import check_recipe
+from open_r1 import modeling
+from open_r1.check import check_recipe, hardware
 from open_r1.places import ACCELERATE_CONFIGS
 from open_r1.planning import plans_of
 from open_r1.planning.architecture import Architecture
@@ -378,7 +378,7 @@ def config_of_fsdp1(tmp_path_factory, monkeypatch):
     for file in ACCELERATE_CONFIGS.glob("*.yaml"):
         shutil.copy(file, folder)
     (folder / "fsdp1.yaml").write_text("distributed_type: FSDP\nfsdp_config: {fsdp_sharding_strategy: FULL_SHARD}\n")
-    monkeypatch.setattr(check, "ACCELERATE_CONFIGS", folder)
+    monkeypatch.setattr(hardware, "ACCELERATE_CONFIGS", folder)
 
 
 def problems_of(file: Path, before_run: bool = False) -> list[str]:

@@ -1,7 +1,7 @@
 """One YAML file -> one frozen `Recipe`, or a `RecipeError` whose every line names file, key and mend.
 
 Nothing here imports torch or touches the network. What needs knowledge of rewards, data or benchmarks is checked
-further down, in `check.py`.
+further down, in `check`.
 
     sections        what a recipe can say: the sections, their keys, units and defaults
     trainer_fields  the keys of `trainer:`, read from the source of the installed TRL and transformers
