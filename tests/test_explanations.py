@@ -1,11 +1,13 @@
 """Explanations of sums: the measure of them, the labelled rows that a small judge learns from, and how it is asked."""
 
+import importlib.util
 import json
 from collections import Counter
 from itertools import pairwise
 
+import pandas as pd
 import pytest
-from conftest import SUMS
+from conftest import REPOSITORY, SUMS
 from openai_server import OpenAIServer
 from stand_in_judges import ORDER
 
@@ -360,3 +362,31 @@ def test_mistakes_are_told_before_anything_runs(sections, line, recipe_of):
     recipe = recipe.model_copy(update={"data": [recipe.data[0].model_copy(update=rubric)]})
     with pytest.raises(RecipeError, match=line):
         check_recipe(recipe)
+
+
+def test_judge_is_held_against_the_truth(tmp_path, capsys):
+    """Of five answers the judge likes the long ones, whether they explain or not; one got no verdict."""
+    spec = importlib.util.spec_from_file_location("against", REPOSITORY / "scripts" / "judge_against_truth.py")
+    against = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(against)
+    answers = [  # text, tokens, score
+        (thought(*LINES), 50, 9.0),
+        (thought(*LINES[:2]), 60, 9.0),
+        (thought(), 10, 1.0),
+        (thought(*LINES[:1]), 10, 1.0),
+        (thought(*LINES), 50, None),
+    ]
+    run = tmp_path / "seed7" / "preferences"
+    (run / "completions").mkdir(parents=True)
+    rows = [
+        {"prompt": [{"role": "user", "content": FOUR_TERMS}], "completion": text, "num_tokens": tokens, "score": score}
+        for text, tokens, score in answers
+    ]
+    pd.DataFrame(rows).to_parquet(run / "completions" / "part-00000.parquet")
+    assert against.main([str(run)]) == 0
+    of_all, of_long = capsys.readouterr().out.splitlines()
+    assert "seed7, all: 4 answers, correlation of score with truth 0.89, with tokens 0.99; mean score 5.00" in of_all
+    assert of_all.endswith("whole explanations 25.0%")
+    assert ": 2 answers, correlation of score with truth nan" in of_long and of_long.endswith(
+        "whole explanations 50.0%"
+    )
