@@ -541,6 +541,16 @@ def test_a_mistake_in_one_recipe_does_not_keep_the_others_from_being_rehearsed(m
     assert printed.out.splitlines()[-1] == "1 of 2 recipes rehearsed"
 
 
+def test_pipelines_are_rehearsed_first_for_they_take_longest(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "all_recipes", lambda: [SFT, PIPELINE])
+    started = []
+    result = rehearsing.Result(None, tmp_path / "log", 1.0, "not run")
+    monkeypatch.setattr(rehearsing.Result, "line", lambda *_: "")
+    monkeypatch.setattr(command, "rehearse", lambda rehearsed: started.append(rehearsed.recipe.step) or result)
+    assert command.main(["--at-once", "1", "--runs", str(tmp_path)]) == 1
+    assert started == ["pipeline", "sft"]
+
+
 # --- What counts as rehearsed
 
 

@@ -3,14 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from open_r1.check import all_recipes
 from open_r1.places import RUNS
 from open_r1.recipe import RecipeError, load_recipe
-from open_r1.rehearsal.rehearsing import Result, needs_rehearsal, prepare, rehearse
+from open_r1.rehearsal.rehearsing import needs_rehearsal, prepare, rehearse
 from open_r1.running import alone_at_work
 
 
@@ -36,14 +35,12 @@ def rehearse_all(files: list[Path], folder: Path, at_once: int) -> int:
         except RecipeError as error:
             exit_codes.append(2)
             print(error, file=sys.stderr, flush=True)
+    longest_first = sorted(rehearsals, key=lambda file: -len(rehearsals[file].stages))
     with ThreadPoolExecutor(at_once) as pool:
-        jobs: dict[Path, Callable[[], Result]] = {
-            file: pool.submit(rehearse, rehearsal).result for file, rehearsal in rehearsals.items()
-        }
-        for file, result_of in jobs.items():
-            result = result_of()
-            exit_codes.append(int(bool(result.problem)))
-            print(result.line(file), flush=True)
+        files_of = {pool.submit(rehearse, rehearsals[file]): file for file in longest_first}
+        for job in as_completed(files_of):
+            exit_codes.append(int(bool(job.result().problem)))
+            print(job.result().line(files_of[job]), flush=True)
     print(f"{exit_codes.count(0) - 1} of {len(files)} recipes rehearsed")
     return max(exit_codes)
 
