@@ -35,7 +35,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
     if problems:
         raise RecipeError(*(f"{recipe.source}: {problem}" for problem in problems))
 
-    load_reward_models(recipe.rewards)
+    load_reward_models(recipe)
     dataset = training.verified_data(recipe, run_dir, processes)
     held_out = training.verified_data(recipe, run_dir, processes, "eval_data") if recipe.eval_data else None
     completions_into_run_dir(run_dir)

@@ -27,7 +27,7 @@ from open_r1.feedback import load_rubric
 from open_r1.feedback.judge import who_judges
 from open_r1.feedback.reward_models import load_reward_models
 from open_r1.generation.backends import thinking_after
-from open_r1.recipe import Recipe, RecipeError, Reward, is_path
+from open_r1.recipe import Recipe, Reward, is_path
 from open_r1.rewards import asks_judge, build_rewards
 from open_r1.run_record import read_record
 from open_r1.shares import COUNTS_OF_TRACES
@@ -63,12 +63,7 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
 
 def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Judge:
     """The recipe's rewards, after prompts as this tokenizer renders them. Raises RecipeError if one cannot be had."""
-    for index, reward in enumerate(recipe.rewards):
-        try:
-            load_reward_models([reward])
-        except RecipeError as error:
-            problem = str(error).removeprefix("rewards: ")
-            raise RecipeError(f"{recipe.source}: rewards.{index}.model: {problem}") from error
+    load_reward_models(recipe)
     verdicts = verdicts_of(run_dir)
     thinking = thinking_after(tokenizer, recipe.thinking)
     by_model = {reward.called for reward in recipe.rewards if _asks_a_model(reward)}

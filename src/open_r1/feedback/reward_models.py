@@ -5,13 +5,13 @@ import functools
 import json
 import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_r1.generation.client import Api, EndpointClient, said_in
-from open_r1.recipe import Endpoint, Recipe, RecipeError, Reward
+from open_r1.recipe import Endpoint, Recipe, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -188,8 +188,12 @@ def read_reward(content: bytes) -> Rated:
     return Rated(reward)
 
 
-def load_reward_models(rewards: Iterable[Reward]) -> None:
-    """Loads what these rewards will ask in this process. Raises RecipeError if it cannot be had."""
-    for reward in rewards:
+def load_reward_models(recipe: Recipe) -> None:
+    """Loads what the rewards will ask in this process. Raises RecipeError, with the key, if it cannot be had."""
+    for index, reward in enumerate(recipe.rewards):
         if reward.name == "reward_model" and (model := reward.parameters.get("model")):
-            reward_model_here(model, reward.parameters.get("revision"), reward.parameters.get("dtype", "float32"))
+            try:
+                reward_model_here(model, reward.parameters.get("revision"), reward.parameters.get("dtype", "float32"))
+            except RecipeError as error:
+                problem = str(error).removeprefix("rewards: ")
+                raise RecipeError(f"{recipe.source}: rewards.{index}.model: {problem}") from error
