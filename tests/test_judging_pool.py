@@ -190,7 +190,7 @@ def test_the_cache_forgets_what_was_longest_unused(pool, monkeypatch):
 def test_counts(pool):
     pool.judge([("1", "1"), ("1", "1"), ("1", "loop"), ("1", "abort"), ("1", "kill_me"), ("1", "kill_me")])
     counts = pool.take_counts()
-    assert CPU_SECONDS <= counts.cpu_seconds < 10
+    assert CPU_SECONDS / 2 < counts.cpu_seconds < 10  # the timer that kills counts in ticks, the bill does not
     counts.cpu_seconds = 0.0
     assert counts == judging.JudgeCounts(
         pairs=6, distinct=4, judged=4, undecided=2, budget_kills=1, crashes=2, losses=3, worker_restarts=0
