@@ -758,15 +758,18 @@ def test_record_that_says_nothing_of_rubrics_is_trusted(with_rubric, tmp_path):
     assert running.is_done(run_dir, recipe)
 
 
-def test_pipeline_of_which_a_stage_has_another_rubric_is_taken_up(with_rubric, write_recipe, tmp_path):
+@pytest.mark.parametrize("stage", [[], ["--stage", "paired"]])
+def test_pipeline_of_which_a_stage_has_another_rubric_is_taken_up(stage, with_rubric, write_recipe, tmp_path):
     stages = [{"name": "paired", "recipe": with_rubric("preferences").source.name}]
-    recipe, run_dir = load_recipe(write_recipe("pipeline.yaml", step="pipeline", stages=stages)), tmp_path / "run"
-    assert running.launch(recipe, run_dir) == 0
-    assert running.is_done(run_dir, recipe)
-    rubric_says(tmp_path, "In any order?")
-    assert not running.is_done(run_dir, recipe)
-    assert running.launch(recipe, run_dir) == 0
-    assert running.is_done(run_dir, recipe) and not (tmp_path / "run.stale1").exists()
+    file = write_recipe("pipeline.yaml", step="pipeline", stages=stages)
+    recipe = load_recipe(file)
+    run_dir = running.run_directory(recipe, tmp_path / "runs")
+    for text in ("In order?", "In any order?"):
+        rubric_says(tmp_path, text)
+        assert not running.is_done(run_dir, recipe)
+        assert launch.main(["pipeline", str(file), *stage, "--runs", str(tmp_path / "runs")]) == 0
+        assert running.is_done(run_dir, recipe)
+    assert not list(run_dir.parent.glob("*.stale*"))
 
 
 # --- mistakes

@@ -62,7 +62,7 @@ def write_metrics(folder: Path, step: str, num_steps: int = 200) -> None:
                     "rewards/accuracy_reward/mean": min(1, max(0, 0.5 + 0.38 * share + noise)),
                     "completions/mean_length": 22 + 14 * share + 20 * noise,
                     "completions/clipped_ratio": max(0, 0.1 - 0.1 * share + noise / 4),
-                    "frac_reward_zero_std": min(1, max(0, 0.2 + 0.4 * share + 2 * noise)),
+                    "dead_group_share": min(1, max(0, 0.2 + 0.4 * share + 2 * noise)),
                     "entropy": 0.7 - 0.4 * share + noise / 2,
                 }
             else:

@@ -112,17 +112,23 @@ def finish(recipe: Recipe, run_dir: Path) -> list[str]:
     missing = [stage.name for stage in frozen.stages if status_of(run_dir / stage.name) != "done"]
     if missing:
         return missing
-    records = [run_record.read_record(run_dir / stage.name) for stage in frozen.stages]
-    costs = [record["cost_usd"] for record in records]
+    records = {stage.name: run_record.read_record(run_dir / stage.name) for stage in frozen.stages}
+    costs = [record["cost_usd"] for record in records.values()]
     run_record.start_record(run_dir, recipe, str(recipe.source), [])
     gather_scores(frozen, run_dir)
     run_record.finish_record(run_dir, "done")
     run_record.update_record(
         run_dir,
-        started_at=min(record["started_at"] for record in records),
-        seconds=sum(record["seconds"] for record in records),
+        started_at=min(record["started_at"] for record in records.values()),
+        seconds=sum(record["seconds"] for record in records.values()),
         cost_usd=None if None in costs else sum(costs),
     )
+    if rubrics := {
+        f"stages.{name}.{key}": sha256
+        for name, record in records.items()
+        for key, sha256 in record.get("rubrics", {}).items()
+    }:
+        run_record.update_record(run_dir, rubrics=rubrics)
     return []
 
 

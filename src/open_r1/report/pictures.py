@@ -86,7 +86,7 @@ GRPO_PANELS = (
         "the mean length of a sampled answer. It grows when thinking longer pays.",
     ),
     Panel(
-        "frac_reward_zero_std",
+        "dead_group_share",
         "Dead groups",
         "groups (%)",
         "groups in which every answer got the same reward: nothing can be learned from them. Near 100 % the problems "
