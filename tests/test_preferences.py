@@ -785,6 +785,7 @@ def test_pipeline_of_which_a_stage_has_another_rubric_is_taken_up(stage, with_ru
         ({"rewards": ["format"]}, "rewards: step preferences does not use it; remove it"),
         ({"model": {}}, "model.name: missing; .* or give preferences.endpoint"),
         ({"samples": 1}, "preferences.samples: 1 is wrong"),
+        ({"min_margin": 9}, "preferences.min_margin: no two scores from 1 to 10 differ by more than 9; lower it"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -792,7 +793,7 @@ def test_mistakes_are_told_before_anything_is_sampled(
     sections, message, write_recipe, smallest_model, tmp_path, capsys
 ):
     (tmp_path / "rubric.yaml").write_text("{description: D., principles: [{name: order, text: 'In order?'}]}")
-    keys = {key: sections.pop(key) for key in ("rubric", "samples") if key in sections}
+    keys = {key: sections.pop(key) for key in ("rubric", "samples", "min_margin") if key in sections}
     values = {
         "step": "preferences",
         "model": {"name": str(smallest_model)},

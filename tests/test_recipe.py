@@ -102,6 +102,24 @@ WRONG = {
         "trainer.save_strategy: YAML reads a bare yes, no, on or off as False; write it in quotes",
     ),
     "wrong type": (trainer(max_steps=1.5), "trainer.max_steps: 1.5 is float; trl.GRPOConfig wants int"),
+    "word that TRL's trainer does not know": (
+        trainer(loss_type="drgrpo"),
+        "trainer.loss_type: 'drgrpo' is nothing that trl.GRPOConfig knows (known: bnpo, cispo, dapo, dr_grpo, grpo, "
+        "luspo, sapo, vespo); did you mean dr_grpo?",
+    ),
+    "word that transformers does not know": (
+        trainer(save_strategy="step"),
+        "trainer.save_strategy: 'step' is nothing that trl.GRPOConfig knows (known: best, epoch, no, steps); "
+        "did you mean steps?",
+    ),
+    "word of many": (
+        trainer(optim="adafactr"),
+        "trainer.optim: 'adafactr' is nothing that trl.GRPOConfig knows (it knows adafactor, galore_adafactor)",
+    ),
+    "nothing to learn from": (
+        grpo(rewards=[{"name": "accuracy", "weight": 0}]),
+        "rewards: all weights are 0, so nothing would be learned; leave weight out where it is to count",
+    ),
     "key that the launcher owns": (
         trainer(output_dir="x"),
         "trainer.output_dir: the run directory is made by the launcher; remove it",

@@ -8,7 +8,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from open_r1.data import columns_of
 from open_r1.feedback import judge_problems, load_rubric
 from open_r1.feedback.asking import check_template
-from open_r1.recipe import Recipe, RecipeError, Reward, is_path, value_problem
+from open_r1.recipe import Preferences, Recipe, RecipeError, Reward, is_path, value_problem
 from open_r1.recipe.trainer_fields import steps_per_rollout, trainer_value
 from open_r1.rewards import (
     NOT_FROM_0_TO_1,
@@ -68,6 +68,8 @@ def reward_problems(recipe: Recipe) -> Iterator[str]:
             except RecipeError as error:
                 yield f"{key}: {error}"
     if recipe.step == "grpo":
+        if recipe.rewards and not any(reward.weight for reward in recipe.rewards):
+            yield "rewards: all weights are 0, so nothing would be learned; leave weight out where it is to count"
         yield from _unjudged_sources(recipe)
     template = _chat_template(recipe)
     if template:
@@ -187,7 +189,8 @@ def ai_judge_problems(recipe: Recipe) -> Iterator[str]:
     elif recipe.judge is not None and not asked:
         yield "judge: nothing asks it; add a judge reward, or remove it"
     if recipe.preferences is not None:
-        yield from _rubric_problems(recipe, "preferences.rubric", recipe.preferences.rubric)
+        problems = list(_rubric_problems(recipe, "preferences.rubric", recipe.preferences.rubric))
+        yield from problems or _margin_problems(recipe, recipe.preferences)
     for key, source in recipe.data_sources():
         if source.rubric is None:
             continue
@@ -205,6 +208,15 @@ def _rubric_problems(recipe: Recipe, key: str, path: str) -> Iterator[str]:
         check_template(load_rubric(recipe.path(path)), _num_candidates(recipe))
     except RecipeError as error:
         yield from (f"{key}: {line}" for line in error.lines)
+
+
+def _margin_problems(recipe: Recipe, section: Preferences) -> Iterator[str]:
+    lowest, highest = load_rubric(recipe.path(section.rubric)).scale
+    if section.min_margin >= highest - lowest:
+        yield (
+            f"preferences.min_margin: no two scores from {lowest} to {highest} differ by more than "
+            f"{section.min_margin:g}; lower it"
+        )
 
 
 def truth_problems(recipe: Recipe) -> Iterator[str]:

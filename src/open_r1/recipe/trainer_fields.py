@@ -5,6 +5,7 @@ would be wrong after the next release. A key that is no field any more is looked
 """
 
 import ast
+import difflib
 import functools
 import importlib.util
 import math
@@ -16,6 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from open_r1.recipe.trainer_choices import choices_of
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
 TRAINER_CONFIGS = {
@@ -90,6 +92,7 @@ OWNED_KEYS = {
     "enable_jit_checkpoint": "SIGTERM and SIGUSR1 save a checkpoint anyway; remove it",
     "hub_token": "a recipe is no place for a secret; run `hf auth login`",
 }
+MAX_SHOWN = 20  # words that a value can be
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def steps_per_rollout(trainer: Mapping[str, Any], num_processes: int) -> int:
 
 
 def trainer_problems(step: str, trainer: Mapping[str, Any]) -> Iterable[str]:
-    """One line `key: what is wrong; mend` for each unknown, renamed, owned or ill-typed key."""
+    """One line `key: what is wrong; mend` for each unknown, renamed, owned or ill-typed key, and unknown word."""
     config = f"trl.{TRAINER_CONFIGS[step]}"
     fields = trainer_fields(step)
     for key, value in trainer.items():
@@ -132,8 +135,24 @@ def trainer_problems(step: str, trainer: Mapping[str, Any]) -> Iterable[str]:
             yield f"{key}: {config} has no such key any more; use {RENAMED_KEYS[key]}"
         elif key not in fields:
             yield f"{key}: unknown key of {config}{closest(key, fields)}"
+        elif problems := list(_type_problems(key, value, fields[key].annotation, config)):
+            yield from problems
         else:
-            yield from _type_problems(key, value, fields[key].annotation, config)
+            yield from _choice_problems(key, value, fields[key], TRAINER_CONFIGS[step])
+
+
+def _choice_problems(key: str, value: Any, field: TrainerField, class_name: str) -> Iterable[str]:
+    default = field.default if isinstance(field.default, str) else None
+    choices = choices_of(class_name, key, field.annotation, default)
+    for word in value if isinstance(value, list) else [value]:
+        if not choices or not isinstance(word, str) or word in choices:
+            continue
+        if len(choices) <= MAX_SHOWN:
+            mend = f" (known: {', '.join(choices)}){closest(word, choices)}"
+        else:
+            like_it = difflib.get_close_matches(word, choices, n=5)
+            mend = f" (it knows {', '.join(like_it)})" if like_it else ""
+        yield f"{key}: {word!r} is nothing that trl.{class_name} knows{mend}"
 
 
 def _type_problems(key: str, value: Any, annotation: str, config: str) -> Iterable[str]:
