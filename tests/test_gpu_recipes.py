@@ -233,7 +233,8 @@ WRONG = {
     ),
     "unknown vllm mode": (
         grpo({**VLLM, "vllm_mode": "colocated"}),
-        "trainer.vllm_mode: unknown mode 'colocated' (known: colocate, server); did you mean colocate?",
+        "trainer.vllm_mode: 'colocated' is nothing that trl.GRPOConfig knows (known: colocate, server); did you mean "
+        "colocate?",
     ),
     "vllm keys without vllm": (
         grpo({"vllm_gpu_memory_utilization": 0.5}),
@@ -323,6 +324,10 @@ WRONG = {
     "conversations cut in pieces": (
         sft({"packing": True, "packing_strategy": "wrapped"}),
         "trainer.packing_strategy: wrapped cuts conversations in pieces that attend to each other",
+    ),
+    "weights for other losses": (
+        dpo({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}),
+        "trainer.loss_weights: 1 for 2 in trainer.loss_type; give one for each",
     ),
     "reference of DPO that no checkpoint has": (
         dpo({"sync_ref_model": True}),

@@ -116,6 +116,10 @@ WRONG = {
         trainer(optim="adafactr"),
         "trainer.optim: 'adafactr' is nothing that trl.GRPOConfig knows (it knows adafactor, galore_adafactor)",
     ),
+    "adapters of no rank": (
+        grpo(model={**grpo()["model"], "lora": {"r": 0}}),
+        "model.lora.r: 0 is wrong: input should be greater than or equal to 1",
+    ),
     "nothing to learn from": (
         grpo(rewards=[{"name": "accuracy", "weight": 0}]),
         "rewards: all weights are 0, so nothing would be learned; leave weight out where it is to count",

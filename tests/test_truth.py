@@ -267,6 +267,11 @@ def test_steps_in_which_a_reward_cannot_begin_or_end(trainer, steps, problem, re
         ("general", [{"name": "accuracy", "task": "math"}], "no reward is for rows of task 'general'"),
         (None, [{"name": "accuracy", "task": "math"}], "no reward is for rows of no task"),
         (None, [{"name": "accuracy", "task": "math"}, "format"], None),
+        (
+            "general",
+            [{"name": "accuracy", "task": "math"}, {"name": "format", "weight": 0}],
+            "no reward but one of weight 0 is for rows of task 'general'",
+        ),
     ],
 )
 def test_rows_that_no_reward_judges(task, rewards, problem, recipe_of):

@@ -301,14 +301,12 @@ def _of_reference_of_dpo(recipe: Recipe, accelerate_config: Mapping[str, Any]) -
 def _of_dpo_and_rewards(recipe: Recipe) -> Iterator[str]:
     """What trl.DPOTrainer and trl.RewardTrainer read and then pass over."""
     trainer = recipe.trainer
-    if recipe.step == "dpo" and trainer.get("label_smoothing"):
-        losses = trainer_value("dpo", trainer, "loss_type") or ["sigmoid"]
-        losses = [losses] if isinstance(losses, str) else losses
-        if not set(losses) & set(SMOOTHED_LOSSES):
-            yield (
-                f"trainer.label_smoothing: {', '.join(map(str, losses))} does not read it; use loss_type: [robust], or "
-                f"remove it"
-            )
+    losses = trainer.get("loss_type", ["sigmoid"])
+    if recipe.step == "dpo" and trainer.get("label_smoothing") and not set(losses) & set(SMOOTHED_LOSSES):
+        yield (f"trainer.label_smoothing: {', '.join(losses)} does not read it; use loss_type: [robust], or remove it")
+    weights = trainer.get("loss_weights")
+    if recipe.step == "dpo" and weights is not None and len(weights) != len(losses):
+        yield f"trainer.loss_weights: {len(weights)} for {len(losses)} in trainer.loss_type; give one for each"
     if recipe.model.lora and recipe.model.lora.dropout and trainer_value(recipe.step, trainer, "disable_dropout"):
         yield (
             "model.lora.dropout: trainer.disable_dropout, which is on unless it is written down, switches it off; set "
@@ -324,9 +322,6 @@ def _of_vllm(recipe: Recipe) -> Iterator[str]:
                 yield f"trainer.{key}: nothing reads it without trainer.use_vllm: true; remove it, or set that"
         return
     mode = trainer_value("grpo", trainer, "vllm_mode")
-    if mode not in VLLM_MODES:
-        yield f"trainer.vllm_mode: unknown mode {mode!r} (known: {', '.join(VLLM_MODES)}){closest(mode, VLLM_MODES)}"
-        return
     if not hardware.gpus_per_node:
         yield "trainer.use_vllm: it needs a GPU, but hardware.gpus_per_node is 0; set that, or remove it"
     (other,) = (known for known in VLLM_MODES if known != mode)

@@ -70,7 +70,8 @@ def reward_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.step == "grpo":
         if recipe.rewards and not any(reward.weight for reward in recipe.rewards):
             yield "rewards: all weights are 0, so nothing would be learned; leave weight out where it is to count"
-        yield from _unjudged_sources(recipe)
+        else:
+            yield from _unjudged_sources(recipe)
     template = _chat_template(recipe)
     if template:
         yield from prefill_problems(_render(template), recipe.rewards, recipe.thinking)
@@ -98,9 +99,13 @@ def _step_range_problems(recipe: Recipe, reward: Reward) -> Iterator[str]:
 
 
 def _unjudged_sources(recipe: Recipe) -> Iterator[str]:
-    """Rows that get no reward at all; what their own column `task` says is known when they are loaded."""
+    """Rows that get no reward at all; what their own column `task` says is known when they are loaded.
+
+    Rows to train on need a reward that counts; those of eval_data may have one that is only looked at.
+    """
     for key, source in recipe.data_sources():
-        if any(reward.is_for(source.task) for reward in recipe.rewards):
+        for_rows = [reward for reward in recipe.rewards if reward.is_for(source.task)]
+        if any(reward.weight or key.startswith("eval_data") for reward in for_rows):
             continue
         if source.task is None:
             try:
@@ -110,7 +115,8 @@ def _unjudged_sources(recipe: Recipe) -> Iterator[str]:
             if columns is None or "task" in columns or "task" in source.columns:
                 continue
         rows = "rows of no task" if source.task is None else f"rows of task {source.task!r}"
-        yield f"{key}.task: no reward is for {rows}; add one, or remove the source"
+        only = " but one of weight 0" if for_rows else ""
+        yield f"{key}.task: no reward{only} is for {rows}; add one, or remove the source"
 
 
 def _try_on_nothing(recipe: Recipe, reward: Reward, columns: Sequence[str]) -> None:

@@ -54,9 +54,9 @@ class Section(BaseModel):
 class Lora(Section):
     """Train low-rank adapters instead of all weights (peft.LoraConfig)."""
 
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
 
 
