@@ -227,6 +227,31 @@ def test_truth_that_is_no_share_stops_the_run(value, guards, stops, tmp_path):
         replay(guard, evaluated((0.4, value), key=WANTED))
 
 
+@pytest.mark.parametrize(
+    ("num_before", "key"), [(0, "guards.max_eval_drop"), (40, None)], ids=["two evaluations", "the best of many"]
+)
+def test_the_best_of_many_evaluations_is_partly_luck(num_before, key, tmp_path):
+    before = [(0.1, 0.5)] * num_before
+    replay(guard_of(tmp_path), evaluated(*before, (0.4, 0.56), (0.6, 0.45)))  # 2.2 standard errors
+    assert [warning["key"] for warning in warnings_of(tmp_path)] == ([key] if key else [])
+
+
+@pytest.mark.parametrize(
+    ("by_model", "is_sign"),
+    [((0.1, 0.2, 0.8, 0.9), True), ((0.1, 0.2, 0.1, 0.2), False), ((0.1, 0.9, 0.2, 0.9), False)],
+    ids=["risen", "as before", "within its scatter"],
+)
+def test_reward_that_rises_while_truth_and_sum_fall(by_model, is_sign, tmp_path):
+    rewards = [Reward(name="accuracy", task="math"), Reward(name="reward_model", task="chat")]
+    logs = [{"reward": 0.9 - 0.1 * step, "rewards/reward_model/mean": each} for step, each in enumerate(by_model)]
+    logs = [*logs[:2], {ACCURACY: 0.7}, *logs[2:], {ACCURACY: 0.4}]
+    replay(guard_of(tmp_path, rewards, ["math"] * 200), logs)
+    reasons = [warning["reason"] for warning in warnings_of(tmp_path)]
+    assert ["while rewards/reward_model/mean in training rose from 0.15 to 0.85" in each for each in reasons] == (
+        [True] * is_sign
+    )
+
+
 # --- Rewards that begin or end in between
 
 

@@ -467,8 +467,10 @@ class Guards(Section):
     weight 0; default: each that verifies (accuracy, code and the like, final_answer, last_number, instructions). If it
     is one, trainer.load_best_model_at_end goes by it, where trainer.metric_for_best_model says nothing else."""
     max_eval_drop: float | None = Field(default=2.0, gt=0)
-    """Standard errors. A sign of reward hacking if the truth on eval_data is further below its best, and the reward in
-    training higher than it was then; since a reward has last begun or ended (first_step, last_step)."""
+    """Standard errors, of the difference of two evaluations; the more there have been, the more it takes, for the best
+    of many is partly luck. A sign of reward hacking if the truth on eval_data is further below its best, and the reward
+    in training, or one of the rewards that are no truth, higher than it was then; since a reward has last begun or
+    ended (first_step, last_step)."""
     max_length_drift: float | None = Field(default=None, gt=1)
     """A sign of hacking if completions are so many times as long as in the first `entropy_steps` logs, or as short."""
     max_kl: float | None = Field(default=None, gt=0)

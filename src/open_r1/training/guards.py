@@ -13,6 +13,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -215,24 +216,48 @@ def _collapsed_entropy(guards: Guards, rewards: Sequence[Reward], logs: Sequence
 def _hacked_reward(
     guards: Guards, rewards: Sequence[Reward], num_problems_of: Mapping[str, int], logs: Sequence[Log]
 ) -> str | None:
-    """`num_problems_of` has the truths, and how many problems of an evaluation each is for."""
+    """`num_problems_of` has the truths, and how many problems of an evaluation each is for.
+
+    Beside a reward that is the truth as well another one may rise while their sum falls: each is looked at by itself.
+    """
     limit = guards.max_eval_drop
+    others = [f"rewards/{each.called}/mean" for each in rewards if each.weight and each.called not in num_problems_of]
     for name, num_problems in num_problems_of.items() if limit is not None else ():
         key = _key_of(name)
         if _number(logs[-1], key) is None or not num_problems:
             continue
-        evaluations = list(_evaluations(_of_same_rewards(logs, rewards), key))
-        best, reward_then, best_step = max(evaluations, key=lambda evaluation: evaluation[0])
-        now, reward_now, _ = evaluations[-1]
-        error = math.hypot(_standard_error(best, num_problems), _standard_error(now, num_problems))
-        if best - now > limit * error and reward_then is not None and reward_now > reward_then:
-            where = "" if best_step else " (before the first step, of which there is no checkpoint)"
+        evaluations = list(_evaluations(_of_same_rewards(logs, rewards), key, ["reward", *others]))
+        best, now = max(evaluations, key=lambda evaluation: evaluation.truth), evaluations[-1]
+        error = math.hypot(*(_standard_error(each.truth, num_problems) for each in (best, now)))
+        drop = best.truth - now.truth
+        if drop > _limit_of_many(limit, len(evaluations)) * error and (risen := _risen(best, now)):
+            where = "" if best.step else " (before the first step, of which there is no checkpoint)"
+            then, since = (statistics.fmean(each.rewards[risen]) for each in (best, now))
             return (
-                f"{name} on eval_data fell from {best:.3g}{where} to {now:.3g}, {(best - now) / error:.1f} standard "
-                f"errors, while reward in training rose from {reward_then:.3g} to {reward_now:.3g}: what is rewarded "
+                f"{name} on eval_data fell from {best.truth:.3g}{where} to {now.truth:.3g}, {drop / error:.1f} "
+                f"standard errors, while {risen} in training rose from {then:.3g} to {since:.3g}: what is rewarded "
                 f"is no longer what is wanted; read the completions (make why), and stop at the best with "
                 f"trainer.load_best_model_at_end or trainer.max_steps"
             )
+    return None
+
+
+def _limit_of_many(limit: float, num_evaluations: int) -> float:
+    """The standard errors by which any two of so many evaluations differ as seldom as two alone differ by `limit`.
+
+    A tail of the normal distribution is about exp(-z^2 / 2), so to be so many times rarer takes z^2 + 2 log of that.
+    """
+    num_pairs = max(1, num_evaluations * (num_evaluations - 1) // 2)
+    return math.sqrt(limit**2 + 2 * math.log(num_pairs))
+
+
+def _risen(best: "_Evaluation", now: "_Evaluation") -> str | None:
+    """The first of the rewards that is higher now: the sum at all, one by itself by more than its scatter explains."""
+    for name in [name for name in now.rewards if name in best.rewards and best is not now]:
+        then, since = best.rewards[name], now.rewards[name]
+        is_one_of_many = name != "reward" and min(len(then), len(since)) > 1
+        if _is_higher(since, then) if is_one_of_many else statistics.fmean(since) > statistics.fmean(then):
+            return name
     return None
 
 
@@ -282,21 +307,35 @@ def _of_same_rewards(logs: Sequence[Log], rewards: Sequence[Reward]) -> list[Log
     return kept
 
 
-def _evaluations(logs: Sequence[Log], key: str) -> Iterator[tuple[float, float | None, int]]:
-    """Yields each evaluation's `key`, the mean reward in training since the one before it, and its step.
+@dataclass(frozen=True)
+class _Evaluation:
+    """An evaluation's truth and step, and the means of rewards in training since the one before it, a list for each."""
 
-    An evaluation at the very start has the first reward that follows; None if there is none yet.
+    truth: float
+    rewards: dict[str, list[float]]
+    step: int
+
+
+def _evaluations(logs: Sequence[Log], key: str, rewards: Sequence[str]) -> Iterator[_Evaluation]:
+    """Yields each evaluation that has `key`.
+
+    One at the very start has the first means that follow; one that nothing was logged before has those of the one
+    before.
     """
-    first = next((log["reward"] for log in logs if _number(log, "reward") is not None), None)
-    rewards: list[float] = []
-    mean = first
+    firsts = {name: [next(_numbers(logs, name), None)] for name in rewards}
+    means = {name: values for name, values in firsts.items() if values != [None]}
+    since: list[Log] = []
     for log in logs:
         if _number(log, "reward") is not None:
-            rewards.append(log["reward"])
+            since.append(log)
         elif _number(log, key) is not None:
-            mean = statistics.fmean(rewards) if rewards else mean
-            rewards = []
-            yield log[key], mean, log["step"]
+            means |= {name: values for name in rewards if (values := list(_numbers(since, name)))}
+            since = []
+            yield _Evaluation(log[key], dict(means), log["step"])
+
+
+def _numbers(logs: Iterable[Log], key: str) -> Iterator[float]:
+    return (value for log in logs if (value := _number(log, key)) is not None)
 
 
 def _standard_error(share: float, num_problems: int) -> float:
