@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import pandas
 import pytest
 from conftest import CPU_TRAINER, sums
 from datasets import Dataset
@@ -98,6 +99,26 @@ def test_a_rewards_mean_is_of_the_problems_that_it_judged(recipe_of, tmp_path):
     assert [log["eval_rewards/truth/mean"] for log in evaluations] == [pytest.approx(1 / 3)] * 3
     for name, has_value in (("first", [True, True, False]), ("second", [False, False, True])):
         assert [log.get(f"eval_rewards/{name}/mean") is not None for log in evaluations] == has_value
+
+
+def test_what_is_looked_at_alone_is_no_reward_of_zero(recipe_of, tmp_path):
+    """Half of the rows have a reward that counts and is never 0; the truth, of weight 0, looks at all of them."""
+    rows = [("1", "math"), ("0", "general"), ("0", "math"), ("1", "general")]
+    lines = [json.dumps({"prompt": f"{n}?", "solution": rows[n][0], "task": rows[n][1]}) for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    keys = {"max_steps": 2, "eval_strategy": "no", "logging_steps": 1, "max_completion_length": 4}
+    keys |= {"load_best_model_at_end": False, "save_strategy": "no", "per_device_train_batch_size": 8}
+    keys |= {"log_completions": True, "num_completions_to_print": 0}
+    rewards = [TRUTH, {"name": "rewards_of_tests:ones_later", "label": "counted", "task": "math", "weight": 3.0}]
+    data = [{"path": "rows.jsonl"}]
+    grpo(recipe_of(keys, rewards=rewards, data=data, eval_data=[]), tmp_path)
+    logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = [log for log in logs if "reward" in log]
+    assert [(log["reward"], log["rewards/counted/mean"], log["rewards/truth/mean"]) for log in trained] == [
+        (3, 1, 0.5)
+    ] * 2
+    table = pandas.concat(pandas.read_parquet(file) for file in sorted((tmp_path / "completions").glob("*.parquet")))
+    assert sorted(table["truth"]) == [0.0] * 8 + [1.0] * 8 and table["counted"].isna().sum() == 8
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,15 @@ def leave_out_unjudged(rewards_NF: torch.Tensor, weights_F: torch.Tensor, num_ge
     return rewards_PGF.masked_fill(alone_PGF.any(dim=2, keepdim=True), torch.nan).view_as(rewards_NF)
 
 
+def leave_out_looked_at(rewards_NF: torch.Tensor, weights_F: torch.Tensor) -> torch.Tensor:
+    """The rewards, with nan in a whole row if only rewards of weight 0, which are looked at alone, judged it.
+
+    To TRL it would be a row whose reward is 0: in the mean of rewards, and in the scale of a batch.
+    """
+    counts_NF = ~rewards_NF.isnan() & (weights_F != 0)
+    return rewards_NF.masked_fill(~counts_NF.any(dim=1, keepdim=True), torch.nan)
+
+
 def dead_groups(
     rewards_NF: torch.Tensor, weights_F: torch.Tensor, num_generations: int, each_reward_alone: bool
 ) -> torch.Tensor:

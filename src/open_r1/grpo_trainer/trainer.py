@@ -21,9 +21,17 @@ import trl
 from accelerate.utils import DistributedType
 from trl.data_utils import is_conversational
 from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import nanstd
 
 from open_r1.grpo_trainer import reference
-from open_r1.grpo_trainer.groups import FreshPrompts, Rollout, dead_groups, leave_out_unjudged, replace_dead
+from open_r1.grpo_trainer.groups import (
+    FreshPrompts,
+    Rollout,
+    dead_groups,
+    leave_out_looked_at,
+    leave_out_unjudged,
+    replace_dead,
+)
 from open_r1.grpo_trainer.micro_batches import Lengths, MicroBatch, plan
 from open_r1.grpo_trainer.rollout import Sampler, sampling_with
 from open_r1.grpo_trainer.timing import Phases
@@ -87,6 +95,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         self._micro_batch: Rollout | None = None
         self._weigh_eval_batch: Callable[..., None] | None = None  # while an evaluation lasts
         self._num_judged: dict[str, float] = {}
+        self._looked_at: dict[str, torch.Tensor] = {}  # by rewards of weight 0, of all processes
         # A loss whose value depends on which rows share a micro-batch is computed in TRL's own micro-batches.
         self._keeps_micro_batches = (
             self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
@@ -96,7 +105,9 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
+            scored = super()._generate_and_score_completions(inputs)
+            self._log_looked_at("eval")
+            return scored
         self._logs = _empty_logs()
         if self.savings.dynamic_sampling is None:
             rollout, dead_P = self._roll_out(inputs)
@@ -113,6 +124,7 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
             rollout = super()._generate_and_score_completions(inputs)
         finally:
             self._in_hand = None
+        self._log_looked_at("train")
         self._fill_notes(noted)
         if "importance_sampling_ratio" in rollout:
             self._log_engine_ratio(rollout)
@@ -243,17 +255,33 @@ class GRPOTrainer(WholeCheckpoints, trl.GRPOTrainer):
         num_generations = self.num_generations if self.model.training else self.num_generations_eval
         weights_F = self.reward_weights.to(rewards_NF.device)
         rewards_NF = leave_out_unjudged(rewards_NF, weights_F, num_generations)
-        self._num_judged = self._numbers_judged(rewards_NF)
+        self._num_judged = self._numbers_judged(rewards_NF, weights_F)
+        self._looked_at = {
+            name: rewards_NF[:, place]
+            for place, name in enumerate(self.reward_func_names)
+            if weights_F[place] == 0 and not rewards_NF[:, place].isnan().all()
+        }
+        rewards_NF = leave_out_looked_at(rewards_NF, weights_F)
         if hand is not None:
             hand.rewards_NF = rewards_NF
             each_alone = self.multi_objective_aggregation == "normalize_then_sum"
             hand.dead_P = dead_groups(rewards_NF, weights_F, num_generations, each_alone)
         return rewards_NF
 
-    def _numbers_judged(self, rewards_NF: torch.Tensor) -> dict[str, float]:
-        """How many rows each of TRL's means of rewards is of: those with a verdict."""
+    def _log_looked_at(self, mode: str) -> None:
+        """Logs what rewards of weight 0 say of all rows, those too that TRL was not shown (`leave_out_looked_at`)."""
+        for name, rewards_N in self._looked_at.items():
+            for kind, value in (("mean", rewards_N.nanmean()), ("std", nanstd(rewards_N))):
+                self._metrics[mode][f"rewards/{name}/{kind}"][-1] = value.item()
+            log = self._logs["rewards"][name]
+            for _ in range(min(len(log), len(rewards_N))):
+                log.pop()
+            log.extend(rewards_N.tolist())
+
+    def _numbers_judged(self, rewards_NF: torch.Tensor, weights_F: torch.Tensor) -> dict[str, float]:
+        """How many rows each of the means of rewards is of: those with a verdict, for their sum one that counts."""
         judged_NF = ~rewards_NF.isnan()
-        by_any = judged_NF.any(dim=1).sum().item()
+        by_any = (judged_NF & (weights_F != 0)).any(dim=1).sum().item()
         numbers = {"reward": by_any, "reward_std": by_any}
         for name, number in zip(self.reward_func_names, judged_NF.sum(dim=0).tolist(), strict=True):
             numbers |= {f"rewards/{name}/mean": number, f"rewards/{name}/std": number}
