@@ -700,6 +700,24 @@ def test_column_that_pairs_lack_is_told(row, told, read, tmp_path):
     assert line == f"data.0.columns: {told}"
 
 
+@pytest.mark.parametrize("step", ["dpo", "reward_model"])
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({**PAIR, "rejected": None}, "nothing in rejected"),
+        ({**PAIR, "prompt": None}, "nothing in prompt"),
+        ({**PAIR, "chosen": [{"role": "assistant", "content": None}]}, "a message without content in chosen"),
+        ({**PAIR, "prompt": "1+1=?", "chosen": None, "rejected": "3"}, "nothing in chosen"),
+    ],
+    ids=["answer", "prompt", "content", "text"],
+)
+def test_pairs_with_nothing_in_them_are_told(row, told, step, read, tmp_path):
+    good = {key: "2" if isinstance(row["prompt"], str) else value for key, value in PAIR.items()}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [good] * 100 + [row]))
+    (line,) = refused(read(step, [{"path": "pairs.jsonl"}], **(EVALUATED if step == "reward_model" else {})))
+    assert line == f"data.0: row 100 has {told}; fill it, or remove the row"
+
+
 def test_conversations_that_begin_differently_are_told(read, tmp_path):
     row = {"chosen": [*QUESTION, *BETTER], "rejected": [{"role": "user", "content": "1+2=?"}, *WORSE]}
     good = {"chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *WORSE]}

@@ -21,6 +21,7 @@ STEPS_THAT_KEEP_COLUMNS = ("generate", "preferences")
 TEXTS_OF_TRAINING = ("text", "messages", "completion", "chosen", "rejected")
 ROLES = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
 ANSWERS = ("chosen", "rejected")
+ROWS_AT_ONCE = 1000
 
 
 def columns_for(recipe: Recipe, source: DataSource, dataset, wanted: Sequence[str]) -> list[str]:
@@ -52,7 +53,11 @@ def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, da
         return _as_verdicts(recipe, source_key, source, dataset)
     halves = [column for column in ROLES if column in wanted]
     has = set(dataset.column_names)
-    if "chosen" in wanted and has.issuperset(ANSWERS) and _are_whole(dataset):
+    if "chosen" in wanted and has.issuperset(ANSWERS):
+        are_whole = _are_whole(dataset)
+        for column in (*ANSWERS, *(["prompt"] if "prompt" in has and not are_whole else [])):
+            _check_filled(f"{recipe.source}: {source_key}", dataset, column)
+    if "chosen" in wanted and has.issuperset(ANSWERS) and are_whole:
         # whatever a column `prompt` has beside them: the last question, or nothing but its text
         features = _replaced(dataset.features, "prompt", {"prompt": dataset.features["chosen"]})
         fn_kwargs = {"key": f"{recipe.source}: {source_key}"}
@@ -114,6 +119,24 @@ def _as_verdicts(recipe: Recipe, source_key: str, source: DataSource, dataset):
 def _split_messages(rows: dict) -> dict:
     messages = rows["messages"]
     return {"prompt": [each[:-1] for each in messages], "completion": [each[-1:] for each in messages]}
+
+
+def _check_filled(key: str, dataset, column: str) -> None:
+    """Raises RecipeError, in the name of the source's `key`, if a row has nothing in the column, or in a message of it.
+
+    A trainer of pairs would end in the middle of its preparation, with a traceback.
+    """
+    rows = dataset.select_columns([column]).with_format("arrow")
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        texts = rows[start : start + ROWS_AT_ONCE][column].to_pylist()
+        for row, text in enumerate(texts, start):
+            if text is None:
+                raise RecipeError(f"{key}: row {row} has nothing in {column}; fill it, or remove the row")
+            for message in text if isinstance(text, list) else ():
+                if message["content"] is None and not message.get("tool_calls"):
+                    raise RecipeError(
+                        f"{key}: row {row} has a message without content in {column}; fill it, or remove the row"
+                    )
 
 
 def _are_whole(dataset) -> bool:
