@@ -169,6 +169,29 @@ FALLING, RISING = [0.2, 0.4, 0.1], [-1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(
+    ("rewards", "guards", "logged", "titles"),
+    [
+        (["accuracy", "format"], {}, [], ["pass@1 on training prompts", "Reward format"]),
+        (["last_number", "instructions"], {}, ["kl"], ["Reward last_number", "Reward instructions", "Distance"]),
+        (
+            ["reward_model", "explained"],
+            {"truth": "explained"},
+            [],
+            ["Truth on training prompts", "Reward reward_model"],
+        ),
+        (["length"], {}, [], ["Reward length"]),
+    ],
+)
+def test_every_reward_has_a_curve(rewards, guards, logged, titles, tmp_path):
+    recipe = {"step": "grpo", "rewards": [{"name": name} for name in rewards], "guards": guards}
+    keys = [*(f"rewards/{name}/mean" for name in rewards), *logged]
+    metrics = pd.DataFrame([dict.fromkeys(["reward", *keys], 0.5)] * 3, index=[1, 2, 3])
+    stage = reading.Run("run", tmp_path, {"recipe": recipe}, metrics, {}, {}, {})
+    drawn = [title.partition(" from")[0] for title, _ in draw_curves(stage, []).meanings]
+    assert drawn == ["Reward", *(title for title in titles if title != "Distance"), *(["Distance"] * len(logged))]
+
+
+@pytest.mark.parametrize(
     ("rewards", "evaluated", "guards", "truths", "rewarded"),
     [
         pytest.param(
@@ -204,10 +227,10 @@ FALLING, RISING = [0.2, 0.4, 0.1], [-1.0, 2.0, 3.0]
             id="rules are the truth where none is named",
         ),
         pytest.param(
-            [{"name": "judge", "rubric": "x.yaml"}, {"name": "format"}],
-            {"judge": FALLING, "format": FALLING},
+            [{"name": "judge", "rubric": "x.yaml"}, {"name": "accuracy"}],
+            {"judge": FALLING, "accuracy": FALLING},
             {},
-            ["format"],
+            ["accuracy"],
             ["judge"],
             id="a judge is no truth",
         ),
@@ -215,9 +238,9 @@ FALLING, RISING = [0.2, 0.4, 0.1], [-1.0, 2.0, 3.0]
             [{"name": "accuracy"}, {"name": "format"}],
             {"accuracy": FALLING, "format": FALLING},
             {},
-            ["accuracy", "format"],
-            [],
-            id="several rules",
+            ["accuracy"],
+            ["format"],
+            id="a format is no truth",
         ),
     ],
 )

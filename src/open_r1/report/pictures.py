@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from open_r1.report.phases import StepTimes
 from open_r1.report.reading import Run
 from open_r1.report.scores import Block, Score
-from open_r1.report.truth import RewardAndTruth, truth_of
+from open_r1.report.truth import RewardAndTruth, called, truth_of
 
 SMOOTHING_SHARE = 1 / 15  # of the logged steps, averaged around each one
 MIN_POINTS_TO_SMOOTH = 50  # with fewer, a running mean bends the curve's ends more than noise does
@@ -106,6 +106,12 @@ GRPO_PANELS = (
         "answers that hit the limit of length before they ended, and so can hardly be right.",
         is_share=True,
     ),
+)
+KL_PANEL = Panel(
+    "kl",
+    "Distance from the reference",
+    "nats per token",
+    "how far the policy has gone from the model that it is held to. Far away a reward model knows nothing.",
 )
 SFT_PANELS = (
     Panel(
@@ -213,11 +219,27 @@ def draw_curves(stage: Run, notes: list[str]) -> Curves | None:
 
 
 def _panels(stage: Run) -> list[Panel]:
-    truth = truth_of(stage) if stage.step == "grpo" else None
-    panels = PANELS_OF.get(stage.step, SFT_PANELS)
-    if truth is None:
-        return list(panels)
-    return [replace(TRUTH_PANEL, key=f"rewards/{truth}/mean") if panel is ACCURACY_PANEL else panel for panel in panels]
+    if stage.step != "grpo":
+        return list(PANELS_OF.get(stage.step, SFT_PANELS))
+    panels = []
+    for panel in GRPO_PANELS:
+        panels += _reward_panels(stage) if panel is ACCURACY_PANEL else [panel]
+    return [*panels, KL_PANEL] if "kl" in stage.metrics else panels
+
+
+def _reward_panels(stage: Run) -> list[Panel]:
+    """The truth, or the accuracy if there is one, and then each of the other rewards by itself."""
+    truth, rewards = truth_of(stage), stage.recipe.get("rewards") or []
+    panels = [ACCURACY_PANEL] if truth is None else [replace(TRUTH_PANEL, key=f"rewards/{truth}/mean")]
+    others = [reward for reward in rewards if not fnmatchcase(f"rewards/{called(reward)}/mean", panels[0].key)]
+    if truth is None and others and len(others) == len(rewards):
+        panels = []
+    for reward in others:
+        weight = reward.get("weight", 1.0)
+        counts = f"it is in the reward {weight:g} times" if weight else "it is looked at, and not learned from"
+        meaning = f"the mean of this reward alone, of the answers that it is for; {counts}."
+        panels.append(Panel(f"rewards/{called(reward)}/mean", f"Reward {called(reward)}", "mean", meaning))
+    return panels
 
 
 def _logged(stage: Run, pattern: str) -> pd.Series:

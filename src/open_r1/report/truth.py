@@ -12,9 +12,9 @@ import pandas as pd
 
 from open_r1.report.reading import Run, json_object, tolerant
 from open_r1.resuming import last_checkpoint
+from open_r1.rewards import REWARDS, VERIFIED
 
 EVALUATED = "eval_rewards/{}/mean"
-ASKS_A_MODEL = ("reward_model", "judge")  # names of rewards that no rule computes
 STATE_FILE = "trainer_state.json"
 
 
@@ -23,9 +23,9 @@ class RewardAndTruth:
     """Means of rewards on eval_data, by name, each by the step of the evaluation."""
 
     truths: dict[str, pd.Series]
-    """What is wanted: `guards.truth`; without one, all rewards that are computed by a rule."""
+    """What is wanted, `guards.truth`; without one, all rewards that verify, and functions of the recipe's own."""
     rewards: dict[str, pd.Series]
-    """What the policy was trained on and the truth is not; of a run without `guards.truth`, what a model said."""
+    """What the policy was trained on and the truth is not."""
     stopped_at: int | None
     """Where a guard ended the run, None if none did."""
     best_step: int | None
@@ -39,14 +39,14 @@ def reward_and_truth(stage: Run, notes: list[str]) -> RewardAndTruth | None:
     truth = truth_of(stage)
     truths, rewards = {}, {}
     for reward in stage.recipe.get("rewards") or []:
-        name = _called(reward)
+        name = called(reward)
         key = EVALUATED.format(name)
         means = pd.to_numeric(stage.metrics[key], errors="coerce").dropna() if key in stage.metrics else ()
         if not len(means):
             continue
-        if name == truth or (truth is None and not _asks_a_model(reward)):
+        if name == truth or (truth is None and _verifies(reward)):
             truths[name] = means
-        elif truth is None or reward.get("weight", 1.0):
+        elif reward.get("weight", 1.0):
             rewards[name] = means
     if not truths or len(truths) + len(rewards) < 2:
         return None
@@ -68,10 +68,10 @@ def _best_step(stage: Run, notes: list[str]) -> int | None:
     return int(name) if name.isdecimal() else None
 
 
-def _called(reward: Mapping[str, Any]) -> str:
+def called(reward: Mapping[str, Any]) -> str:
     """A reward's name in the metrics (see recipe.Reward.called)."""
     return reward.get("label") or str(reward.get("name")).rpartition(":")[2]
 
 
-def _asks_a_model(reward: Mapping[str, Any]) -> bool:
-    return reward.get("name") in ASKS_A_MODEL
+def _verifies(reward: Mapping[str, Any]) -> bool:
+    return reward.get("name") in VERIFIED or reward.get("name") not in REWARDS
