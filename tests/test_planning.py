@@ -840,6 +840,33 @@ def test_reward_model_reads_the_completions_that_it_is_for(reward, share, write_
     assert plan.time.seconds["reward models"] == pytest.approx(share * whole.time.seconds["reward models"])
 
 
+@pytest.mark.parametrize(
+    ("trainer", "times", "samples"),
+    [
+        ({"eval_strategy": "steps", "eval_steps": 25}, 4, 8),
+        ({"eval_strategy": "steps", "eval_steps": 30}, 3, 8),
+        ({"eval_strategy": "steps", "eval_steps": 0.5}, 2, 8),
+        ({"eval_strategy": "steps", "eval_steps": 25, "eval_on_start": True}, 5, 8),
+        ({"eval_strategy": "steps", "logging_steps": 50}, 2, 8),
+        ({"eval_strategy": "steps", "eval_steps": 100, "num_generations_eval": 2}, 1, 2),
+        ({"eval_strategy": "epoch", "num_train_epochs": 2}, 2, 8),
+    ],
+)
+def test_what_evaluations_ask_is_paid_for_as_well(trainer, times, samples, write_recipe):
+    held_out = [{**TALK, "task": "general", "part": [0.9, 0.9001]}, {**TRACES, "task": "math", "part": [0.9, 0.9005]}]
+    recipe = rewarded({**REWARD_MODEL, "task": "general"}, {"name": "judge", "rubric": RUBRIC}, judge=JUDGE)
+    plan, without = (
+        plan_named(write_recipe, {**recipe, "trainer": {**recipe["trainer"], **keys}, "eval_data": data}, EXACT).work
+        for keys, data in ((trainer, held_out), ({}, []))
+    )
+    num_general, num_math = 46, 47
+    answers = times * samples * (num_general + num_math)
+    assert sum(each.number for each in plan.sampling[1:]) == pytest.approx(answers)
+    assert plan.judging.number - without.judging.number == pytest.approx(4 * answers)  # as many verdicts
+    read = plan.tokens_of_reward_models[1] - without.tokens_of_reward_models[1]
+    assert read == pytest.approx(times * samples * num_general * 1256)
+
+
 def test_reward_model_lies_whole_on_each_gpu(write_recipe):
     with_model, without = (
         plan_named(write_recipe, rewarded(*rewards), EXACT).memory.rows for rewards in ((REWARD_MODEL,), ())

@@ -147,7 +147,7 @@ def test_a_judge_of_a_stage_that_has_not_begun_is_planned(tmp_path):
         ),
         ("reward_model", {}, ["Loss", "Pairs in the right order", "Margin"]),
         ("grpo", {}, ["Reward", "Answer length"]),
-        ("grpo", {"truth": "explained"}, ["Reward", "Truth on training prompts", "Answer length"]),
+        ("grpo", {"truth": "explained"}, ["Reward", "Truth in training", "Answer length"]),
     ],
 )
 def test_curves_of(tmp_path, step, guards, titles):
@@ -171,13 +171,13 @@ FALLING, RISING = [0.2, 0.4, 0.1], [-1.0, 2.0, 3.0]
 @pytest.mark.parametrize(
     ("rewards", "guards", "logged", "titles"),
     [
-        (["accuracy", "format"], {}, [], ["pass@1 on training prompts", "Reward format"]),
+        (["accuracy", "format"], {}, [], ["pass@1 in training", "Reward format"]),
         (["last_number", "instructions"], {}, ["kl"], ["Reward last_number", "Reward instructions", "Distance"]),
         (
             ["reward_model", "explained"],
             {"truth": "explained"},
             [],
-            ["Truth on training prompts", "Reward reward_model"],
+            ["Truth in training", "Reward reward_model"],
         ),
         (["length"], {}, [], ["Reward length"]),
     ],

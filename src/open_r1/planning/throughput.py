@@ -26,7 +26,7 @@ from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.gpus import Gpu
 from open_r1.planning.layouts import Layout
 from open_r1.planning.memory import Memory, Raters, checkpoints_activations, uses_flash_attention
-from open_r1.planning.work import Sampling, Work, endpoint_of, is_packed, trains
+from open_r1.planning.work import EVALUATIONS, Sampling, Work, endpoint_of, is_packed, trains
 from open_r1.recipe import Endpoint, Recipe
 from open_r1.recipe.trainer_fields import trainer_value
 
@@ -86,9 +86,10 @@ def time_of(
     engines = engines_of(recipe, architecture, gpu, memory, assumptions)
     for sampling in work.sampling if not asks_endpoint else ():
         of_model = sampled[sampling.model] if sampling.model else architecture
-        name = "sampling" if recipe.step != "evaluate" else f"sampling {sampling.what}"
+        name = f"sampling {sampling.what}" if recipe.step == "evaluate" else "sampling"
+        name = EVALUATIONS if sampling.what == EVALUATIONS else name
         seconds[name] = sampling.num_rollouts * rollout_seconds(of_model, engines, gpu, sampling, assumptions)
-        if recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
+        if name == "sampling" and recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
             sync = 2 * of_model.num_parameters / (assumptions.weight_sync_gb_per_second * GIGA)
             seconds["weight sync"] = sampling.num_rollouts * sync
     for index, model in raters.reward_models.items():

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from open_r1.feedback.orders import units_of
 from open_r1.hub import hub_dataset
 from open_r1.planning.assumptions import Assumptions
 from open_r1.planning.start import recipe_at
-from open_r1.recipe import STAGE_REFERENCE, DataSource, Endpoint, Generate, Recipe, RecipeError, Reward
+from open_r1.recipe import STAGE_REFERENCE, DataSource, Endpoint, Generate, Judge, Recipe, RecipeError, Reward
 from open_r1.recipe.trainer_fields import trainer_value
 from open_r1.rewards import models_of_rewards
 
@@ -20,6 +20,7 @@ from open_r1.rewards import models_of_rewards
 NUM_PROBLEMS = {"math_500": 500, "aime24": 30, "aime25": 30, "gpqa_diamond": 198, "gsm8k": 1319}
 GUESSED_PROBLEMS = 500
 STEPS_OF_PAIRS = ("dpo", "reward_model")
+EVALUATIONS = "evaluations"
 
 
 @dataclass(frozen=True)
@@ -298,16 +299,42 @@ def _of_grpo(
     rollouts = (steps or 0) * per_step / iterations / rollout
     row = row_tokens(recipe, assumptions, max_positions)
     prompt = mean_prompt(row, longest, assumptions)
-    sampled = Sampling("rollouts", None, rollout, rollouts, prompt, mean, longest)
+    sampled = [Sampling("rollouts", None, rollout, rollouts, prompt, mean, longest)]
+    if times := num_evaluations(recipe, steps):
+        problems = [rows_of(recipe, source, assumptions, stages).number for source in recipe.eval_data]
+        if None in problems:
+            notes.append("how many rows eval_data has nobody knows: what evaluations sample is not planned")
+        else:
+            answers = sum(problems) * evaluated_samples(recipe)
+            at_once = min(answers, _value(recipe, "per_device_eval_batch_size") * processes)
+            sampled.append(Sampling(EVALUATIONS, None, at_once, times * answers / at_once, prompt, mean, longest))
     return Work(
         rows_per_step=per_step,
         tokens_per_row=prompt + mean,
         row_tokens=row,
         steps=steps,
         prompts_per_step=per_step / group / iterations,
-        sampling=(sampled,),
+        sampling=tuple(sampled),
         notes=tuple(notes),
     )
+
+
+def num_evaluations(recipe: Recipe, steps: int | None) -> int:
+    """How often GRPO looks at eval_data in so many steps (None: nobody knows, and it is taken to be once)."""
+    strategy = _value(recipe, "eval_strategy")
+    if not recipe.eval_data or strategy == "no":
+        return 0
+    at_start = 1 if _value(recipe, "eval_on_start") else 0
+    if strategy == "epoch":
+        return at_start + math.ceil(recipe.trainer.get("num_train_epochs", 3))
+    every = _value(recipe, "eval_steps") or _value(recipe, "logging_steps")
+    every = max(1, math.ceil(every * (steps or 0))) if every < 1 else every  # below 1 it is a share of the steps
+    return at_start + (1 if steps is None else math.ceil(steps // every))
+
+
+def evaluated_samples(recipe: Recipe) -> int:
+    """Answers to each problem of eval_data."""
+    return _value(recipe, "num_generations_eval") or _value(recipe, "num_generations")
 
 
 def _of_distillation(recipe: Recipe, assumptions: Assumptions, data: Rows, most: int, notes: Iterable[str]) -> Work:
@@ -406,7 +433,8 @@ def _rated(recipe: Recipe, assumptions: Assumptions, work: Work, stages: Mapping
     else:
         share = sum(_asked_share(recipe, reward, work, assumptions, stages) for reward in judges)
     if recipe.judge is not None and (judges or recipe.step == "preferences"):
-        work = replace(work, judging=_judging(recipe, assumptions, sampled, share))
+        evaluated = sum(_share_of_problems(recipe, reward, assumptions, stages) for reward in judges)
+        work = replace(work, judging=_judging(recipe, assumptions, work, share, evaluated))
         notes.append("the judge is taken to read whole completions; with `sees: answer` in its rubric it reads less")
         if recipe.judge.endpoint is not None:
             notes.append("judge.endpoint judges: how long it takes is not planned")
@@ -420,7 +448,11 @@ def _rated(recipe: Recipe, assumptions: Assumptions, work: Work, stages: Mapping
             notes.append(f"rewards.{index}: what its model needs is planned of step grpo alone")
             continue
         share = _asked_share(recipe, reward, work, assumptions, stages)
-        read[index] = share * sampled.number * (sampled.prompt_tokens + sampled.completion_tokens)
+        rated = share * sampled.number
+        rated += sum(each.number for each in work.sampling[1:]) * _share_of_problems(
+            recipe, reward, assumptions, stages
+        )
+        read[index] = rated * (sampled.prompt_tokens + sampled.completion_tokens)
         if recipe.hardware.gpus_per_node and reward.parameters.get("dtype", "float32") == "float32":
             notes.append(f"rewards.{index}: float32 takes longer on a GPU than is planned; set its dtype: bfloat16")
     return replace(work, tokens_of_reward_models=read, notes=tuple(notes))
@@ -441,27 +473,38 @@ def _asked_share(
     if recipe.step == "grpo" and work.steps:
         last = min(reward.last_step or work.steps, work.steps)
         share = max(0, last - reward.first_step + 1) / work.steps
-    if reward.tasks is None or any("task" in source.columns for source in recipe.data):
-        return share
     if recipe.mixture is not None:
         counts = mixture_counts([source.weight for source in recipe.data], recipe.mixture.num_rows)
     else:
         counts = [rows_of(recipe, source, assumptions, stages).number for source in recipe.data]
-    if None in counts:
-        return share
-    judged = sum(count for count, source in zip(counts, recipe.data, strict=True) if reward.is_for(source.task))
-    return share * judged / sum(counts)
+    return share * _share_for(reward, recipe.data, counts)
 
 
-def _judging(recipe: Recipe, assumptions: Assumptions, sampled: Sampling, share: float) -> Sampling:
-    """The verdicts on `share` of the completions; who gives them waits for the completions, and is waited for."""
-    section, hardware = recipe.judge, recipe.hardware
+def _share_of_problems(
+    recipe: Recipe, reward: Reward, assumptions: Assumptions, stages: Mapping[str, Work] | None
+) -> float:
+    """Share of the answers to eval_data that get a value from a reward, as if it counted in all steps."""
+    counts = [rows_of(recipe, source, assumptions, stages).number for source in recipe.eval_data]
+    return _share_for(reward, recipe.eval_data, counts)
+
+
+def _share_for(reward: Reward, sources: Sequence[DataSource], counts: Sequence[float | None]) -> float:
+    """Share of the rows of these sources that a reward is for; all, where nobody knows."""
+    if reward.tasks is None or any("task" in source.columns for source in sources) or None in counts or not sources:
+        return 1.0
+    return sum(count for count, source in zip(counts, sources, strict=True) if reward.is_for(source.task)) / sum(counts)
+
+
+def _judging(recipe: Recipe, assumptions: Assumptions, work: Work, share: float, evaluated_share: float) -> Sampling:
+    """The verdicts on these shares of the completions; who gives them waits for those, and is waited for."""
+    section, hardware, sampled = recipe.judge, recipe.hardware, work.sampling[0]
     asking = asking_section(recipe) or recipe.distill
     group = asking.samples if asking else _value(recipe, "num_generations")
-    different = [str(number) for number in range(group)]  # as many answers as there can be
-    units = units_of([], different, section.judgements, section.candidates)
-    requests_a_prompt = sum(len(unit) for unit in units)
+    requests_a_prompt = _num_requests(section, group)
     requests = share * sampled.number / group * requests_a_prompt
+    for evaluations in work.sampling[1:]:
+        samples = evaluated_samples(recipe)
+        requests += evaluated_share * evaluations.number / samples * _num_requests(section, samples)
     prompts_awaited = asking.prompts_per_shard * hardware.num_processes if asking else sampled.completions / group
     at_once = min(requests, prompts_awaited * requests_a_prompt)
     if section.endpoint is None and hardware.judge is None:
@@ -471,6 +514,12 @@ def _judging(recipe: Recipe, assumptions: Assumptions, sampled: Sampling, share:
     written = min(section.max_completion_length, written)
     rounds = requests / at_once if at_once else 0.0
     return Sampling("verdicts", section.name, at_once, rounds, read, written, section.max_completion_length)
+
+
+def _num_requests(section: Judge, num_answers: int) -> int:
+    """Requests to judge so many answers to a prompt, if they are all different."""
+    different = [str(number) for number in range(num_answers)]
+    return sum(len(unit) for unit in units_of([], different, section.judgements, section.candidates))
 
 
 def longest_request(recipe: Recipe, assumptions: Assumptions) -> int:

@@ -60,14 +60,14 @@ class Panel:
 
 ACCURACY_PANEL = Panel(
     "rewards/accuracy*/mean",
-    "pass@1 on training prompts",
+    "pass@1 in training",
     "right answers (%)",
     "the share of sampled answers that are right. If the reward rises and this does not, another reward is gamed.",
     is_share=True,
 )
 TRUTH_PANEL = replace(  # in its place, for a run whose recipe says what is really wanted; the key is that reward's
     ACCURACY_PANEL,
-    title="Truth on training prompts",
+    title="Truth in training",
     unit="mean (%)",
     meaning="the mean of what guards.truth names. If the reward rises and this falls, the reward is gamed.",
 )
