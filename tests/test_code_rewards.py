@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from accelerate import PartialState
 from conftest import CPU_TRAINER
 from program_cases import ATTEMPTS, ENDLESS, HONEST, HONEST_STYLES, PROGRAMS, ROWS
 
@@ -12,6 +13,7 @@ from open_r1.gold_check import check_programs, gold_program_column, require_veri
 from open_r1.recipe import RecipeError, Thinking, load_recipe
 from open_r1.rewards import binary_code_reward, code, code_reward
 from open_r1.sandbox import SANDBOXES, Execution, Limits, infrastructure_error
+from open_r1.training import verified_data
 
 CPU_SECONDS = 1.0
 
@@ -342,6 +344,23 @@ GOLD_COLUMNS = [  # columns of the rows, of the recipe's map, rewards; the colum
     ({"other"}, {}, ["code"], None),
     ({"solution"}, {}, ["accuracy", "code"], None),
 ]
+
+
+def test_rows_of_another_task_are_not_asked_for_tests(recipe_with, tmp_path):
+    """Trained on programs and sums, looked at on sums alone."""
+    file = recipe_with([{"verification_info": INFO}])
+    (tmp_path / "sums.jsonl").write_text(json.dumps({"prompt": "1+1=?", "solution": "2"}) + "\n")
+    sums = {"path": "sums.jsonl", "task": "math"}
+    sections = {"data": [{"path": "rows.jsonl", "task": "code"}, sums], "eval_data": [sums]}
+    judges = [{"name": "code", "task": "code"}, {"name": "accuracy", "task": "math"}]
+    recipe = load_recipe(file, {**sections, "rewards": judges, "trainer.eval_strategy": "steps"})
+    assert gold_program_column(recipe, "eval_data") is None
+    assert verified_data(recipe, tmp_path, PartialState(cpu=True), "eval_data")["solution"][:] == ["2"]
+    assert [(section, checked.num_rows) for _, section, checked in gold_check._checks(recipe)] == [
+        ("data", 1),
+        ("data", 2),
+        ("eval_data", 1),
+    ]
 
 
 @pytest.mark.parametrize(("columns", "mapped", "judges", "gold_column"), GOLD_COLUMNS)

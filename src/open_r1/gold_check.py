@@ -128,6 +128,8 @@ def gold_program_column(recipe: Recipe, section: str = "data") -> str | None:
     names = GOLD_PROGRAM_COLUMNS if judging_reward(recipe) is None else GOLD_PROGRAM_COLUMNS[:1]
     reward = program_reward(recipe)
     judged = [source for source in getattr(recipe, section) if reward.is_for(source.task) or "task" in source.columns]
+    if not judged:
+        return None
     given = [columns_of(recipe, source) or set(source.columns) for source in judged]
     return next((name for name in names if all(name in columns for columns in given)), None)
 
@@ -152,6 +154,8 @@ def _problems(
     """Row -> what the first reward of one of these names that is for it says of its columns, if it says anything."""
     problems: dict[int, str] = {}
     for reward in (reward for reward in recipe.rewards if reward.name in names):
+        if not _are_in(dataset, columns_of_reward(reward)):
+            continue  # it is for other tasks than these rows have
         problem_of = problem_by(reward)
         tasks = None if reward.tasks is None else list(dataset["task"])
         for row, columns in enumerate(zip(*(dataset[name] for name in columns_of_reward(reward)), strict=True)):
@@ -160,6 +164,18 @@ def _problems(
             if (problem := problem_of(*columns)) is not None:
                 problems.setdefault(row, problem)
     return problems
+
+
+def _are_in(dataset: Mapping[str, Sequence[Any]], names: Sequence[str]) -> bool:
+    return set(names).issubset(getattr(dataset, "column_names", None) or dataset)
+
+
+def program_columns(recipe: Recipe, dataset) -> dict[str, Sequence[Any]]:
+    """What the rewards ask of the data, of it what there is; nothing if no row is for a reward that runs programs."""
+    judges = [reward for reward in recipe.rewards if reward.name in (*JUDGES_OF_PROGRAMS, *TASKS_OF_CONTESTS)]
+    if not any(_are_in(dataset, columns_of_reward(reward)) for reward in judges):
+        return {}
+    return {name: dataset[name] for name in reward_columns(recipe.rewards) if name in dataset.column_names}
 
 
 def _of_programs(reward: Reward) -> Callable[..., str | None]:
@@ -386,8 +402,8 @@ def _checks(recipe: Recipe) -> Iterator[tuple[Recipe, str, GoldCheck]]:
             gold_column = gold_program_column(each, section)
             names = reward_columns(each.rewards)
             data = load_data(each, [*names, *([gold_column] if gold_column else [])], section)
-            columns = {name: data[name] for name in names}
-            yield each, section, check_programs(each, columns, data[gold_column] if gold_column else None)
+            if columns := program_columns(each, data):
+                yield each, section, check_programs(each, columns, data[gold_column] if gold_column else None)
 
 
 def main(arguments: list[str]) -> int:

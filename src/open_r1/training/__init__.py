@@ -28,7 +28,7 @@ from open_r1 import data, modeling, signals
 from open_r1.gold_check import (
     GoldCheck,
     gold_program_column,
-    judges_programs,
+    program_columns,
     require_verified_golds,
     require_verified_programs,
     row_problems,
@@ -102,8 +102,7 @@ def _checks(
     if "solution" in dataset.column_names:
         tasks = dataset["task"] if "task" in dataset.column_names else None
         yield require_verified_golds(recipe, dataset["solution"], run_dir, section, tasks)
-    if judges_programs(recipe):
-        columns = {name: dataset[name] for name in reward_columns(recipe.rewards)}
+    if columns := program_columns(recipe, dataset):
         golds = dataset[gold_column] if gold_column else None
         yield require_verified_programs(recipe, columns, golds, run_dir, section)
 
