@@ -120,6 +120,10 @@ WRONG = {
         grpo(model={**grpo()["model"], "lora": {"r": 0}}),
         "model.lora.r: 0 is wrong: input should be greater than or equal to 1",
     ),
+    "weight that is no number": (
+        grpo(rewards=[{"name": "accuracy", "weight": float("nan")}]),
+        "rewards.0.weight: nan is wrong: input should be a finite number",
+    ),
     "nothing to learn from": (
         grpo(rewards=[{"name": "accuracy", "weight": 0}]),
         "rewards: all weights are 0, so nothing would be learned; leave weight out where it is to count",

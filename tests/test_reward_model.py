@@ -486,6 +486,10 @@ def test_rl_hears_the_reward_model(trained, grpo_recipe, tmp_path):
     [
         ({}, "rewards.1: reward_model: give exactly one of model and endpoint (got none)"),
         ({"batch_size": 0}, "rewards.1: reward_model: batch_size is 0; give 1 or more"),
+        (
+            {"max_length": 0},
+            "rewards.1: reward_model: max_length is 0; give the most tokens that it takes, or remove it",
+        ),
         ({"dtype": "float8"}, "rewards.1.dtype: unknown dtype 'float8' (known: float32, bfloat16, float16)"),
         ({"model": "./nowhere"}, "rewards.1.model: no model at "),
         ({"model": "stage:helpful"}, "rewards.1.model: 'stage:helpful' names no earlier stage that makes a model"),

@@ -160,7 +160,7 @@ class Reward(BaseModel):
     name: str
     label: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
     """What its metrics and columns are called; default: its name. Two rewards of one name need two labels."""
-    weight: float = 1.0
+    weight: float = Field(default=1.0, allow_inf_nan=False)
     shuffled: bool = False
     """Control experiment: hand the batch's rewards out in random order, so that nothing can be learned from them."""
     task: str | list[str] | None = None

@@ -43,6 +43,8 @@ def reward_model_reward(
         raise RecipeError(f"reward_model: give exactly one of model and endpoint (got {given})")
     if batch_size < 1:
         raise RecipeError(f"reward_model: batch_size is {batch_size}; give 1 or more")
+    if max_length is not None and max_length < 1:
+        raise RecipeError(f"reward_model: max_length is {max_length}; give the most tokens that it takes, or remove it")
     own = {"revision": revision, "max_length": max_length, "dtype": None if dtype == "float32" else dtype}
     for name, value in own.items():
         if endpoint is not None and value is not None:
