@@ -707,9 +707,10 @@ def test_column_that_pairs_lack_is_told(row, told, read, tmp_path):
         ({**PAIR, "rejected": None}, "nothing in rejected"),
         ({**PAIR, "prompt": None}, "nothing in prompt"),
         ({**PAIR, "chosen": [{"role": "assistant", "content": None}]}, "a message without content in chosen"),
+        ({**PAIR, "chosen": [None]}, "a message without content in chosen"),
         ({**PAIR, "prompt": "1+1=?", "chosen": None, "rejected": "3"}, "nothing in chosen"),
     ],
-    ids=["answer", "prompt", "content", "text"],
+    ids=["answer", "prompt", "content", "message", "text"],
 )
 def test_pairs_with_nothing_in_them_are_told(row, told, step, read, tmp_path):
     good = {key: "2" if isinstance(row["prompt"], str) else value for key, value in PAIR.items()}

@@ -154,11 +154,12 @@ def _problems(
     """Row -> what the first reward of one of these names that is for it says of its columns, if it says anything."""
     problems: dict[int, str] = {}
     for reward in (reward for reward in recipe.rewards if reward.name in names):
-        if not _are_in(dataset, columns_of_reward(reward)):
+        names_of_columns = columns_of_reward(reward)
+        if not _are_in(dataset, names_of_columns):
             continue  # it is for other tasks than these rows have
         problem_of = problem_by(reward)
         tasks = None if reward.tasks is None else list(dataset["task"])
-        for row, columns in enumerate(zip(*(dataset[name] for name in columns_of_reward(reward)), strict=True)):
+        for row, columns in enumerate(zip(*(dataset[name] for name in names_of_columns), strict=True)):
             if tasks is not None and not reward.is_for(tasks[row]):
                 continue
             if (problem := problem_of(*columns)) is not None:

@@ -53,11 +53,11 @@ def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, da
         return _as_verdicts(recipe, source_key, source, dataset)
     halves = [column for column in ROLES if column in wanted]
     has = set(dataset.column_names)
-    if "chosen" in wanted and has.issuperset(ANSWERS):
-        are_whole = _are_whole(dataset)
-        for column in (*ANSWERS, *(["prompt"] if "prompt" in has and not are_whole else [])):
-            _check_filled(f"{recipe.source}: {source_key}", dataset, column)
-    if "chosen" in wanted and has.issuperset(ANSWERS) and are_whole:
+    are_pairs = "chosen" in wanted and has.issuperset(ANSWERS)
+    are_whole = are_pairs and _are_whole(dataset)
+    for column in has.intersection(ANSWERS if are_whole else halves) if are_pairs else ():
+        _check_filled(f"{recipe.source}: {source_key}", dataset, column)
+    if are_whole:
         # whatever a column `prompt` has beside them: the last question, or nothing but its text
         features = _replaced(dataset.features, "prompt", {"prompt": dataset.features["chosen"]})
         fn_kwargs = {"key": f"{recipe.source}: {source_key}"}
@@ -127,16 +127,35 @@ def _check_filled(key: str, dataset, column: str) -> None:
     A trainer of pairs would end in the middle of its preparation, with a traceback.
     """
     rows = dataset.select_columns([column]).with_format("arrow")
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        texts = rows[start : start + ROWS_AT_ONCE][column].to_pylist()
-        for row, text in enumerate(texts, start):
+    for batch, table in enumerate(rows.iter(batch_size=ROWS_AT_ONCE)):
+        if not _has_nulls(table[column]):
+            continue
+        for row, text in enumerate(table[column].to_pylist(), batch * ROWS_AT_ONCE):
+            what = None
             if text is None:
-                raise RecipeError(f"{key}: row {row} has nothing in {column}; fill it, or remove the row")
-            for message in text if isinstance(text, list) else ():
-                if message["content"] is None and not message.get("tool_calls"):
-                    raise RecipeError(
-                        f"{key}: row {row} has a message without content in {column}; fill it, or remove the row"
-                    )
+                what = "nothing"
+            elif isinstance(text, list) and not all(map(_says_something, text)):
+                what = "a message without content"
+            if what:
+                raise RecipeError(f"{key}: row {row} has {what} in {column}; fill it, or remove the row")
+
+
+def _says_something(message: dict | None) -> bool:
+    return bool(message) and (message["content"] is not None or bool(message.get("tool_calls")))
+
+
+def _has_nulls(column) -> bool:
+    """True if a row of an arrow column is null or, of conversations, a message or its content; quick, unlike a loop."""
+    import pyarrow
+    import pyarrow.compute
+
+    if column.null_count or not (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)):
+        return column.null_count > 0
+    messages = pyarrow.compute.list_flatten(column)
+    says = pyarrow.types.is_struct(messages.type) and messages.type.get_field_index("content") >= 0
+    if messages.null_count or not says:
+        return messages.null_count > 0
+    return pyarrow.compute.struct_field(messages, "content").null_count > 0
 
 
 def _are_whole(dataset) -> bool:

@@ -86,8 +86,9 @@ def time_of(
     engines = engines_of(recipe, architecture, gpu, memory, assumptions)
     for sampling in work.sampling if not asks_endpoint else ():
         of_model = sampled[sampling.model] if sampling.model else architecture
-        name = f"sampling {sampling.what}" if recipe.step == "evaluate" else "sampling"
-        name = EVALUATIONS if sampling.what == EVALUATIONS else name
+        name = "sampling" if recipe.step != "evaluate" else f"sampling {sampling.what}"
+        if sampling.what == EVALUATIONS:
+            name = EVALUATIONS
         seconds[name] = sampling.num_rollouts * rollout_seconds(of_model, engines, gpu, sampling, assumptions)
         if name == "sampling" and recipe.step == "grpo" and recipe.trainer.get("use_vllm"):
             sync = 2 * of_model.num_parameters / (assumptions.weight_sync_gb_per_second * GIGA)

@@ -40,18 +40,20 @@ COMPARED = (  # keys that are one of the words in those files, or a list of such
 def choices_of(class_name: str, key: str, annotation: str, default: str | None) -> tuple[str, ...]:
     """What a key of this config class can be, in alphabetical order; nothing if that is not known."""
     names = {node.id for node in ast.walk(ast.parse(annotation, mode="eval")) if isinstance(node, ast.Name)}
-    if enum := next((name for name in ENUM_FILES if name in names), None):
-        return tuple(sorted(_members(enum)))
-    if key not in COMPARED:
+    enum = next((name for name in ENUM_FILES if name in names), None)
+    try:
+        if enum is not None:
+            return tuple(sorted(_members(enum)))
+        files = (*TRAINER_FILES.get(class_name, ()), *FILES_OF_ALL) if key in COMPARED else ()
+        words = {word for file in files for word in _compared_words(*file, key)}
+    except FileNotFoundError:  # another release has it elsewhere; a part of the words would refuse the others
         return ()
-    files = (*TRAINER_FILES.get(class_name, ()), *FILES_OF_ALL)
-    words = {word for file in files for word in _compared_words(*file, key)}
-    return tuple(sorted({*words, *([default] if default else [])} if words else ()))
+    return tuple(sorted(words | {default} if words and default else words))
 
 
 def _members(enum: str) -> Iterator[str]:
     """Yields the values of an enum of words."""
-    tree = _tree(*ENUM_FILES[enum])
+    tree = parsed(*ENUM_FILES[enum])
     node = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == enum), None)
     for statement in node.body if node else ():
         if isinstance(statement, ast.Assign):
@@ -60,7 +62,7 @@ def _members(enum: str) -> Iterator[str]:
 
 def _compared_words(package: str, file: str, name: str) -> Iterator[str]:
     """Yields the words that a variable or an attribute of this name is compared with, by ==, != or in."""
-    for node in ast.walk(_tree(package, file)):
+    for node in ast.walk(parsed(package, file)):
         if isinstance(node, ast.Compare) and name in (getattr(node.left, "id", None), getattr(node.left, "attr", None)):
             for compared in node.comparators:
                 for each in getattr(compared, "elts", [compared]):
@@ -73,7 +75,7 @@ def _words(value: ast.expr) -> Iterator[str]:
 
 
 @functools.cache
-def _tree(package: str, file: str) -> ast.Module:
-    """The source of a file of an installed package, which is not imported; empty if there is no such file any more."""
+def parsed(package: str, file: str) -> ast.Module:
+    """The source of a file of an installed package, which is found and not imported. Raises FileNotFoundError."""
     path = Path(importlib.util.find_spec(package).origin).parent / file
-    return ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    return ast.parse(path.read_text(encoding="utf-8"))

@@ -7,17 +7,15 @@ would be wrong after the next release. A key that is no field any more is looked
 import ast
 import difflib
 import functools
-import importlib.util
 import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from open_r1.recipe.trainer_choices import choices_of
+from open_r1.recipe.trainer_choices import choices_of, parsed
 from open_r1.wording import NUMBER, closest, number_for_yaml
 
 TRAINER_CONFIGS = {
@@ -188,9 +186,7 @@ def _adapter(annotation: str) -> TypeAdapter | None:
 
 @functools.cache
 def _fields_of(class_name: str) -> dict[str, TrainerField]:
-    package, file = CONFIG_FILES[class_name]
-    spec = importlib.util.find_spec(package)  # finds, and does not import, a top-level package
-    tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+    tree = parsed(*CONFIG_FILES[class_name])
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
     fields: dict[str, TrainerField] = {}
     for base in node.bases:

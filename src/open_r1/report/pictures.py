@@ -184,7 +184,7 @@ REWARD_MODEL_PANELS = (
         "the reward of the better answer less that of the worse one. It goes on growing as the model gets surer.",
     ),
 )
-PANELS_OF = {"grpo": GRPO_PANELS, "dpo": DPO_PANELS, "reward_model": REWARD_MODEL_PANELS}  # others: SFT_PANELS
+PANELS_OF = {"dpo": DPO_PANELS, "reward_model": REWARD_MODEL_PANELS}  # GRPO: _panels; others: SFT_PANELS
 
 
 @dataclass(frozen=True)

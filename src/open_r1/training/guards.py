@@ -253,8 +253,8 @@ def _limit_of_many(limit: float, num_evaluations: int) -> float:
 
 def _risen(best: "_Evaluation", now: "_Evaluation") -> str | None:
     """The first of the rewards that is higher now: the sum at all, one by itself by more than its scatter explains."""
-    for name in [name for name in now.rewards if name in best.rewards and best is not now]:
-        then, since = best.rewards[name], now.rewards[name]
+    for name, then in best.rewards.items():
+        since = now.rewards[name]  # which has all that an earlier one has
         is_one_of_many = name != "reward" and min(len(then), len(since)) > 1
         if _is_higher(since, then) if is_one_of_many else statistics.fmean(since) > statistics.fmean(then):
             return name
@@ -322,8 +322,7 @@ def _evaluations(logs: Sequence[Log], key: str, rewards: Sequence[str]) -> Itera
     One at the very start has the first means that follow; one that nothing was logged before has those of the one
     before.
     """
-    firsts = {name: [next(_numbers(logs, name), None)] for name in rewards}
-    means = {name: values for name, values in firsts.items() if values != [None]}
+    means = {name: [first] for name in rewards if (first := next(_numbers(logs, name), None)) is not None}
     since: list[Log] = []
     for log in logs:
         if _number(log, "reward") is not None:
