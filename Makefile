@@ -14,7 +14,7 @@ SIDE_BY_SIDE ?= -n auto --maxprocesses 4 --dist loadfile
 need_recipe = $(if $(RECIPE),,$(error make $(1) needs a recipe: make $(1) RECIPE=recipes/… (make check lists them)))
 
 .PHONY: help install test slow slurm-test check check-data rehearse plan slurm pin new-recipe evidence pages why sft \
-	preferences reward_model dpo grpo generate distill evaluate r1 base study rlaif report profile decontaminate push leaderboard lint clean
+	pretrain preferences reward_model dpo grpo generate distill evaluate r1 base study rlaif report profile decontaminate push leaderboard lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -72,10 +72,11 @@ evidence: $(STAMP)  ## keep what a finished run gave beside its recipe: make evi
 pages: $(STAMP)  ## the tables in the recipes' READMEs, and recipes/README.md
 	@$(BIN)/python -m open_r1.contributing.pages $(ARGS)
 
-sft preferences reward_model dpo grpo generate distill evaluate: $(STAMP)
+pretrain sft preferences reward_model dpo grpo generate distill evaluate: $(STAMP)
 	$(call need_recipe,$@)
 	@$(BIN)/python -m open_r1.launch $@ $(RECIPE) $(ARGS)
 
+pretrain:  ## a base model from nothing, on the texts of RECIPE
 sft:  ## cold start: supervised fine-tuning of RECIPE
 preferences:  ## prompts of RECIPE answered, judged by a model, and kept as pairs of a better and a worse answer
 reward_model:  ## a number for each answer, learned from the pairs of RECIPE

@@ -667,7 +667,6 @@ PAIRS = {  # a row, and what the step is given of it
         {"chosen": [*QUESTION, *MORE], "rejected": [*QUESTION, *MORE[:-1], *WORSE]},
         {"prompt": [*QUESTION, *MORE[:-1]], "chosen": MORE[-1:], "rejected": WORSE},
     ),
-    "equal": ({"chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *BETTER]}, {**PAIR, "rejected": BETTER}),
 }
 EVALUATED = {"eval_data": [sums(4, split="validation")]}
 
@@ -717,6 +716,20 @@ def test_pairs_with_nothing_in_them_are_told(row, told, step, read, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [good] * 100 + [row]))
     (line,) = refused(read(step, [{"path": "pairs.jsonl"}], **(EVALUATED if step == "reward_model" else {})))
     assert line == f"data.0: row 100 has {told}; fill it, or remove the row"
+
+
+def test_one_pair_of_one_answer_twice_is_a_pair(load, tmp_path):
+    rows = [{"chosen": [*QUESTION, *BETTER], "rejected": [*QUESTION, *other]} for other in (BETTER, WORSE)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load("dpo", [{"path": "pairs.jsonl"}]).to_list() == [{**PAIR, "rejected": BETTER}, PAIR]
+
+
+@pytest.mark.parametrize("step", ["dpo", "reward_model"])
+def test_pairs_of_one_answer_twice_are_told(step, read, tmp_path):
+    row = {**PAIR, "rejected": PAIR["chosen"]}
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 3)
+    (line,) = refused(read(step, [{"path": "pairs.jsonl"}], **(EVALUATED if step == "reward_model" else {})))
+    assert line == "data.0: chosen and rejected are the same in all 3 rows; see its columns"
 
 
 def test_conversations_that_begin_differently_are_told(read, tmp_path):

@@ -329,6 +329,30 @@ WRONG = {
         dpo({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}),
         "trainer.loss_weights: 1 for 2 in trainer.loss_type; give one for each",
     ),
+    "beta that teaches nothing": (
+        dpo({"beta": 0.0}),
+        "trainer.beta: 0 would teach nothing, or the contrary; give a number above 0, e.g. 0.1",
+    ),
+    "beta that teaches the contrary": (
+        dpo({"beta": -1.0, "loss_type": ["sigmoid", "sft"]}),
+        "trainer.beta: -1 would teach nothing, or the contrary",
+    ),
+    "half of the labels wrong": (
+        dpo({"loss_type": ["robust"], "label_smoothing": 0.5}),
+        "trainer.label_smoothing: 0.5 is the share of labels that are wrong; give a number from 0 to below 0.5",
+    ),
+    "fewer than none of the labels wrong": (
+        dpo({"loss_type": ["aot"], "label_smoothing": -0.1}),
+        "trainer.label_smoothing: -0.1 is the share of labels that are wrong",
+    ),
+    "logarithm of no label": (
+        dpo({"loss_type": ["exo_pair"]}),
+        "trainer.label_smoothing: exo_pair takes its logarithm; give a number above 0, e.g. 0.001",
+    ),
+    "distance that is rewarded": (
+        grpo({"beta": -0.1}),
+        "trainer.beta: -0.1 would reward the distance from the reference; give 0, or a number above it",
+    ),
     "reference of DPO that no checkpoint has": (
         dpo({"sync_ref_model": True}),
         "trainer.sync_ref_model: no checkpoint has the reference, so a run that is taken up would not be the same",

@@ -316,6 +316,26 @@ def test_a_cache_elsewhere_is_shared_by_runs(tmp_path):
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize("cache", ["taken", "taken/verdicts"])
+def test_a_cache_that_cannot_be_is_told_before_a_verdict_is_paid_for(cache, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with OpenAIServer(answer=verdict_by(likes_length)) as server:
+        recipe = recipe_with(server, cache=str(tmp_path / cache))
+        with pytest.raises(RecipeError, match=rf"judge\.cache: verdicts cannot be kept in \S+{cache} \("):
+            judge_of(recipe, tmp_path)
+    assert not server.requests
+
+
+def test_a_cache_that_is_lost_on_the_way_stops_the_run(tmp_path):
+    section = {"cache": str(tmp_path / "cache"), "endpoint": {"max_concurrent_requests": 1}}
+    with OpenAIServer(answer=verdict_by(likes_length)) as server:
+        judge = judge_of(recipe_with(server, **section), tmp_path)
+        (tmp_path / "cache").rmdir()
+        with pytest.raises(RunStopped, match=r"judge\.cache: verdicts can no longer be written to \S+cache \("):
+            judge.scores(ORDER, [QUESTION], [["a", "b"]])
+    assert len(server.requests) <= 2
+
+
 def test_a_verdict_survives_as_it_was(tmp_path):
     verdict = Completion("é\n\u200b", 3, True, num_prompt_tokens=7)
     VerdictCache(tmp_path).add("00ff", verdict)

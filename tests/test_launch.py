@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,14 +13,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import CPU_TRAINER, REPOSITORY, TINY, sums
+from conftest import CPU_TRAINER, REPOSITORY, SMALLEST_MODEL, TINY, sums
 from safetensors import safe_open
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from open_r1 import accelerate_launch, endings, launch, running
 from open_r1.nodes import NUM_BLOCKS, Nodes, first_port, nodes_of
 from open_r1.recipe import RecipeError, load_recipe
+from open_r1.recipe.trainer_fields import TRAINER_CONFIGS
 from open_r1.run_record import read_record, update_record
+from open_r1.running import MODULES
 from open_r1.slurm.site import Container
 
 SHORT = {**CPU_TRAINER, "max_steps": 2, "logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 8}
@@ -75,9 +78,29 @@ def test_same_recipe_and_seed_are_the_same_run(sft_recipe, tmp_path):
     assert len({directory(), directory("seed=1"), directory("trainer.max_steps=3")}) == 3
 
 
-def test_recipe_of_another_step_is_refused(sft_recipe, capsys):
-    assert launch.main(["grpo", str(sft_recipe)]) == 2
-    assert capsys.readouterr().err.strip() == f"{sft_recipe}: step: it is sft, not grpo; run `make sft`"
+@pytest.mark.parametrize("step", [*MODULES, "pipeline"])
+def test_recipe_of_another_step_is_told_the_command(step, write_recipe, smallest_model, capsys):
+    """A target of the Makefile, which make finds."""
+    model, asked = {"name": str(smallest_model)}, {"max_completion_length": 9}
+    needs = {
+        "pretrain": {"model": {"architecture": SMALLEST_MODEL}},
+        "grpo": {"rewards": ["format"]},
+        "reward_model": {"eval_data": [{"name": "a/held-out"}]},
+        "distill": {"distill": {"teacher": "./teacher", **asked}, "rewards": ["format"]},
+        "generate": {"generate": asked},
+        "preferences": {"preferences": {"rubric": "r.yaml", **asked}, "judge": {"name": "./judge"}},
+        "evaluate": {"evaluate": {"benchmarks": ["tiny_sums"]}, "data": None},
+        "pipeline": {"stages": [{"name": "cold", "recipe": "sft.yaml"}], "data": None, "model": None},
+    }
+    values = {"step": step, "model": model, "data": [sums(4)], **needs.get(step, {})}
+    if step in TRAINER_CONFIGS:
+        values["trainer"] = CPU_TRAINER
+    file = write_recipe(**{key: value for key, value in values.items() if value is not None})
+    assert launch.main(["sft" if step == "grpo" else "grpo", str(file)]) == 2
+    told = capsys.readouterr().err.strip()
+    target = re.fullmatch(rf"{file}: step: it is {step}, not \w+; run `make (\w+) RECIPE={file}`", told)[1]
+    dry_run = subprocess.run(["make", "-n", target, f"RECIPE={file}"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert f"open_r1.launch {step} {file}" in dry_run.stdout
 
 
 def test_dry_run_starts_nothing(sft_recipe, tmp_path, capsys):

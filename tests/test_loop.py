@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import sums
 
 from open_r1 import gates, launch, stages
 from open_r1 import pipeline as pipeline_step
@@ -200,6 +201,25 @@ def test_gate_that_can_have_no_value_is_told_by_the_check(
     file = write_recipe(step="pipeline", stages=[{"name": "scores", "recipe": "e.yaml", "gate": gate}])
     assert launch.main(["pipeline", str(file), "--runs", str(tmp_path / "runs")]) == 2
     assert f"stages.scores.gate.0.metric: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", ["generate", "preferences"])
+def test_gate_of_what_is_not_counted_is_told_by_the_check(step, write_recipe, smallest_model, tmp_path, capsys):
+    (tmp_path / "rubric.yaml").write_text("{description: D., principles: [{name: order, text: 'In order?'}]}")
+    section = {"max_completion_length": 9, "samples": 2}
+    of_step = {
+        "generate": {"generate": section},
+        "preferences": {
+            "preferences": {**section, "rubric": "rubric.yaml"},
+            "judge": {"name": str(smallest_model)},
+        },
+    }
+    write_recipe("s.yaml", step=step, model={"name": str(smallest_model)}, data=[sums(4)], **of_step[step])
+    gate = [{"metric": "kept_shar", "at_least": 0.1}]
+    file = write_recipe(step="pipeline", stages=[{"name": "sampled", "recipe": "s.yaml", "gate": gate}])
+    assert launch.main(["pipeline", str(file), "--runs", str(tmp_path / "runs")]) == 2
+    told = f"gate.0.metric: 'kept_shar' is not counted by step {step} (known: kept, kept_share, sampled, prompts)"
+    assert f"{told}; did you mean kept_share?" in capsys.readouterr().err
 
 
 def test_pipeline_waits_at_its_gate_and_goes_on_when_it_is_lowered(write_recipe, smallest_model, tmp_path, capfd):

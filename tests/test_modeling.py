@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from open_r1 import modeling
 from open_r1.generation import Sampling
 from open_r1.generation.transformers_backend import TransformersBackend
-from open_r1.recipe import Model, RecipeError, load_recipe
+from open_r1.recipe import Model, Recipe, RecipeError, load_recipe
 
 TRACE = "<think>7+5=12\n12+8=20</think><answer>\\boxed{20}</answer>"
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, num_samples=1, batch_size=4, seed=0)
@@ -52,11 +52,15 @@ def test_unknown_architecture_is_refused(tokenizer):
         modeling.build_model(Model(architecture={"model_type": "lama"}), tokenizer)
 
 
+def with_lora(lora: dict | None) -> Recipe:
+    return Recipe(step="sft", model=Model(name="x", lora=lora))
+
+
 def test_lora_is_merged_into_what_is_saved(tokenizer, smallest_model, tmp_path):
     from peft import get_peft_model
 
     model = AutoModelForCausalLM.from_pretrained(smallest_model)
-    adapted = get_peft_model(model, modeling.lora_config(Model(name="x", lora={"r": 2})))
+    adapted = get_peft_model(model, modeling.lora_config(with_lora({"r": 2}), model))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.ones_(parameter)
@@ -66,7 +70,30 @@ def test_lora_is_merged_into_what_is_saved(tokenizer, smallest_model, tmp_path):
     assert not (tmp_path / "adapter_config.json").exists()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(merged(ids).logits, expected, atol=1e-5, rtol=1e-4)
-    assert modeling.lora_config(Model(name="x")) is None
+    assert modeling.lora_config(with_lora(None), model) is None
+
+
+@pytest.mark.parametrize(
+    ("target_modules", "told"),
+    [
+        ("all-linear", None),
+        (["q_proj", "mlp.up_proj"], None),
+        (r".*\.(q|v)_proj", None),
+        (["q_prj"], r"no module is called 'q_prj' \(linear ones are .*q_proj.*\); did you mean q_proj\?"),
+        (["q_proj", "up_prj"], r"no module is called 'up_prj' .*did you mean up_proj\?"),
+        (["proj"], "no module is called 'proj'"),
+        ("q_proj", r"; write a list, \[q_proj\], for a text is an expression for the whole name"),
+    ],
+    ids=str,
+)
+def test_modules_that_adapters_are_for_are_there(target_modules, told, smallest_model):
+    model = AutoModelForCausalLM.from_pretrained(smallest_model)
+    recipe = with_lora({"target_modules": target_modules})
+    if told is None:
+        assert modeling.lora_config(recipe, model).target_modules
+        return
+    with pytest.raises(RecipeError, match=rf"recipe.yaml: model.lora.target_modules: .*{told}"):
+        modeling.lora_config(recipe, model)
 
 
 def test_recipe_may_bring_its_own_chat_template(write_recipe, smallest_model, tmp_path):

@@ -1,5 +1,6 @@
 """Preferences by AI: which two answers are a pair, what judges with known tastes leave, what a kill does not lose."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,8 +28,8 @@ from open_r1 import launch, preferences, running
 from open_r1.check import check_recipe
 from open_r1.curation import pairs, sampling
 from open_r1.curation.columns import columns_left
-from open_r1.curation.pairs import BEYOND, CLOSE, NOT_SCORED, TOO_FEW, TRUNCATED, UNBALANCED, UNLIKE, pair_of
-from open_r1.curation.rows import OF_PAIR, PROVENANCE, REFUSED, write_rows
+from open_r1.curation.pairs import ALIKE, BEYOND, CLOSE, NOT_SCORED, TOO_FEW, TRUNCATED, UNBALANCED, UNLIKE, pair_of
+from open_r1.curation.rows import NOT_ASKED, OF_PAIR, PROVENANCE, REFUSED, write_rows
 from open_r1.data import load_data
 from open_r1.feedback import load_rubric
 from open_r1.recipe import Preferences, RecipeError, dump_recipe, load_recipe
@@ -212,9 +214,20 @@ def recipe_for(write_recipe, tmp_path):
 def preferred(recipe_for, tmp_path):
     """Runs the step in this process with a judge's and a policy's answers, and gives what it left."""
 
-    def run(verdict: Callable, answer: Callable = of_any_length, faults: Sequence = (), **sections) -> Left:
+    def run(
+        verdict: Callable,
+        answer: Callable = of_any_length,
+        faults: Sequence = (),
+        no_pair: str | None = None,
+        **sections,
+    ) -> Left:
+        """`no_pair` is what a run that keeps nothing is expected to say."""
+        expected = pytest.raises(RunStopped, match=no_pair) if no_pair else contextlib.nullcontext()
         with OpenAIServer(answer=verdict) as judging, OpenAIServer(answer=answer, faults=list(faults)) as answering:
-            return left_in(prefer(recipe_for(judging, answering, **sections), tmp_path / "run"))
+            recipe = recipe_for(judging, answering, **sections)
+            with expected:
+                prefer(recipe, tmp_path / "run")
+        return left_in(tmp_path / "run")
 
     return run
 
@@ -225,17 +238,41 @@ def prefer(recipe: Path, run_dir: Path) -> Path:
     return run_dir
 
 
-def test_of_identical_answers_there_is_no_pair(preferred):
-    left = preferred(verdict_by(likes_the_first), lambda body: words(5), judge={"candidates": 2})
-    assert left.counts["dropped"] == {CLOSE: NUM_PROMPTS}
-    assert (left.counts["length_correlation"], left.counts["judge"]["verdicts"]) == (None, 2 * NUM_PROMPTS)
+class OneThatEnds:
+    """The policy: of all answers to a prompt one alone ends."""
+
+    def __init__(self):
+        self._begun, self._lock = set(), threading.Lock()
+
+    def __call__(self, body: dict[str, Any]) -> str:
+        question = body["messages"][-1]["content"]
+        with self._lock:
+            is_first = question not in self._begun
+            self._begun.add(question)
+        return words(5 if is_first else MAX_TOKENS + 5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "why", "why_not_judged"),
+    [
+        (lambda body: words(5), ALIKE, {NOT_ASKED: 4 * NUM_PROMPTS}),
+        (lambda body: f"<think>{body['seed']}</think> word", ALIKE, {NOT_ASKED: 4 * NUM_PROMPTS}),
+        (OneThatEnds(), TOO_FEW, {TRUNCATED: 3 * NUM_PROMPTS, NOT_ASKED: NUM_PROMPTS}),
+    ],
+    ids=["identical", "identical to the judge", "one alone"],
+)
+def test_prompts_whose_answers_can_be_no_pair_are_not_judged(policy, why, why_not_judged, preferred, tmp_path):
+    (tmp_path / "of_answers.yaml").write_text("{description: D., sees: answer, principles: [{name: a, text: T}]}")
+    keys = {"preferences": {"rubric": "of_answers.yaml"}, "judge": {"candidates": 2}}
+    left = preferred(verdict_by(likes_the_first), policy, no_pair=f"{why}: {NUM_PROMPTS}", **keys)
+    assert left.counts["dropped"] == {why: NUM_PROMPTS} and left.counts["completions_dropped"] == why_not_judged
+    assert (left.counts["length_correlation"], left.counts["judge"]["verdicts"]) == (None, 0)
 
 
 @pytest.mark.parametrize("keys", [{}, {"min_margin": 0.0}], ids=["margin", "no margin"])
 def test_of_answers_that_deserve_the_same_there_is_no_pair_if_the_judge_likes_the_first(keys, preferred):
-    left = preferred(verdict_by(likes_the_first), judge={"candidates": 2}, preferences=keys)
-    alone = sum(len({row["completion"] for row in group}) == 1 for group in left.scored())  # nobody to compare with
-    assert alone < NUM_PROMPTS / 2 and left.counts["dropped"] == {CLOSE: NUM_PROMPTS}
+    left = preferred(verdict_by(likes_the_first), no_pair=CLOSE, judge={"candidates": 2}, preferences=keys)
+    assert set(left.counts["dropped"]) <= {CLOSE, ALIKE} and left.counts["dropped"][CLOSE] > NUM_PROMPTS / 2
     assert left.counts["judge"]["position_bias"] == 4.0
 
 
@@ -251,7 +288,7 @@ def test_taste_for_length_is_told_and_its_pairs_are_kept_unbalanced(preferred):
 
 
 def test_of_a_taste_for_length_alone_balance_leaves_nothing(preferred):
-    left = preferred(verdict_by(likes_words), preferences={"balance_lengths": True})
+    left = preferred(verdict_by(likes_words), no_pair=UNBALANCED, preferences={"balance_lengths": True})
     assert left.counts["kept"] == 0
     assert left.counts["dropped"][UNBALANCED] == sum(not isinstance(pair, str) for pair in left.pairs()) > 0
 
@@ -455,8 +492,8 @@ def test_scores_that_differ_by_rounding_alone_are_equal(preferred, monkeypatch):
             return [[0.1 + 0.2 if index % 2 else 0.3 for index, _ in enumerate(group)] for group in groups]
 
     monkeypatch.setattr(pairs, "ai_judge_of", lambda *arguments: Rounding())
-    left = preferred(verdict_by(likes_words), preferences={"min_margin": 0.0})
-    assert {row["score"] for row in left.completions} == {0.3} and not left.kept
+    left = preferred(verdict_by(likes_words), no_pair=CLOSE, preferences={"min_margin": 0.0})
+    assert {row["score"] for group in left.scored() for row in group} == {0.3} and not left.kept
 
 
 def test_lengths_of_a_pair_are_alike(preferred):
@@ -523,16 +560,29 @@ def test_columns_of_kept_pairs_are_known_before(preferred, tmp_path):
     assert set(left.kept[0]) == columns_left(load_recipe(tmp_path / "preferences.yaml"), "kept")
 
 
-def test_run_without_a_pair_leaves_an_empty_folder_that_is_told_in_one_line(preferred, write_recipe, smallest_model):
-    left = preferred(verdict_by(likes_words), lambda body: words(5))
+def test_run_without_a_pair_is_not_done_however_often_it_is_started(recipe_for, write_recipe, smallest_model, tmp_path):
+    with (
+        OpenAIServer(answer=verdict_by(likes_words)) as judging,
+        OpenAIServer(answer=lambda body: words(5)) as answering,
+    ):
+        recipe = recipe_for(judging, answering)
+        for _ in range(2):
+            told = r"no pair is kept of 12 prompts \(answers all alike: 12\); raise preferences.temperature"
+            with pytest.raises(RunStopped, match=told):
+                prefer(recipe, tmp_path / "run")
+    assert len(answering.requests) == SAMPLES * NUM_PROMPTS
     recipe = write_recipe(
         step="dpo",
         model={"name": str(smallest_model)},
-        data=[{"path": str(left.run_dir / "kept")}],
+        data=[{"path": str(tmp_path / "run/kept")}],
         trainer={**CPU_TRAINER, "max_steps": 1},
     )
     with pytest.raises(RecipeError, match="kept has no .parquet files"):
         check_recipe(load_recipe(recipe))
+
+
+def test_every_reason_for_no_pair_has_a_mend():
+    assert set(pairs.MENDS) == {TOO_FEW, ALIKE, CLOSE, UNLIKE, UNBALANCED, BEYOND}
 
 
 # --- shares, processes, kills
@@ -648,11 +698,13 @@ def test_a_policy_and_a_judge_in_this_process_leave_pairs(write_recipe, smallest
         step="preferences",
         model={"name": str(smallest_model)},
         data=[sums(3)],
-        preferences={"rubric": "rubric.yaml", "samples": 2, "max_completion_length": 100},
+        preferences={"rubric": "rubric.yaml", "samples": 8, "max_completion_length": 100},
         judge={"name": str(smallest_model), "judgements": 1, "max_completion_length": 4},
         guards={"max_judge_failed_share": None},
     )
-    left = left_in(prefer(recipe, tmp_path / "run"))
+    with pytest.raises(RunStopped, match="no pair is kept"):
+        prefer(recipe, tmp_path / "run")
+    left = left_in(tmp_path / "run")
     assert left.counts["dropped"] == {TOO_FEW: 3}
     assert left.counts["judge"]["unreadable"] == left.counts["judge"]["verdicts"] > 0
 

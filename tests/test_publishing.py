@@ -15,6 +15,7 @@ from hub_server import HubServer
 from huggingface_hub import DatasetCard
 
 from open_r1 import evaluate
+from open_r1.curation import pairs
 from open_r1.curation.rejection import keep_within_limits, schema_of
 from open_r1.curation.rows import write_rows
 from open_r1.curation.traces import provenance_of
@@ -110,6 +111,49 @@ def traces_run(tmp_path, write_recipe):
         write_rows(rows[4:], schema, files[1])
         counts = keep_within_limits(run_dir, files, recipe.keep, provenance_of(recipe, run_dir))
         (run_dir / f"{recipe.step}.json").write_text(json.dumps(counts))
+        finish_record(run_dir, "done")
+        return run_dir
+
+    return make
+
+
+@pytest.fixture
+def pairs_run(tmp_path, write_recipe):
+    """Makes a finished run of preferences: 3 prompts with 2 answers each, of which 2 are pairs."""
+
+    def make(**preferences):
+        run_dir = tmp_path / "runs" / "pairs"
+        (tmp_path / "rubric.yaml").write_text("{description: D., principles: [{name: order, text: 'In order?'}]}")
+        file = write_recipe(
+            "ours.yaml",
+            step="preferences",
+            seed=5,
+            model={"name": str(tmp_path / "runs" / "policy" / "model")},
+            data=[sums(3)],
+            preferences={**GENERATE, "rubric": "rubric.yaml", "balance_lengths": False, **preferences},
+            judge={"endpoint": {"base_url": "http://10.1.2.3:8000/v1", "model": "the-judge"}, "judgements": 3},
+        )
+        recipe = load_recipe(file)
+        start_record(run_dir, recipe, str(file), [])
+        update_record(run_dir, commit=COMMIT, dirty=False, command=["/x/open_r1/launch.py", "preferences", str(file)])
+        rows = [
+            {
+                "id": f"{index // 2}-{index % 2}",
+                "prompt": [{"role": "user", "content": f"{index // 2}+1"}],
+                "completion": f"{index}",
+                "num_tokens": 8 + index,
+                "truncated": False,
+                "refused": None,
+                "score": score,
+                "dropped_for": None if score else "truncated",
+            }
+            for index, score in enumerate([3.0, 7.5, 9.0, 2.0, None, 6.0])
+        ]
+        part = run_dir / "completions" / "part-00000.parquet"
+        write_rows(rows, pairs.schema_of(pyarrow.schema([])), part)
+        counts = pairs.keep_pairs(run_dir, [part], recipe.preferences, 5, provenance_of(recipe, run_dir))
+        found = {"verdicts": 15, "cached": 0, "unreadable": 1, "refused": 0, "position_bias": None, "spread": 0.51234}
+        (run_dir / "preferences.json").write_text(json.dumps(counts | {"judge": found}))
         finish_record(run_dir, "done")
         return run_dir
 
@@ -250,12 +294,13 @@ def test_head_names_the_files_that_are_sent(traces_run):
     [
         ("traces", None, 3, "verified_by"),
         ("traces", "prompts", 4, "pass_rate"),
+        ("pairs", None, 2, "rejected"),
         ("evaluation", None, 1, "gold"),
         ("evaluation", "tuned-gsm8k", 1, "answers"),
     ],
 )
-def test_pushed_folder_loads(kind, config, num_rows, column, traces_run, evaluation_run, hub, tmp_path):
-    push(traces_run() if kind == "traces" else evaluation_run())
+def test_pushed_folder_loads(kind, config, num_rows, column, traces_run, pairs_run, evaluation_run, hub, tmp_path):
+    assert push({"traces": traces_run, "pairs": pairs_run, "evaluation": evaluation_run}[kind]()) == 0
     folder = tmp_path / "pushed"
     for name, content in hub.files(REPO).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -454,12 +499,14 @@ def texts_sent(publication) -> str:
     return "\n".join(parts)
 
 
-@pytest.mark.parametrize("kind", ["traces", "endpoint", "evaluation"])
-def test_no_path_of_this_machine_is_sent(kind, traces_run, evaluation_run, tmp_path):
+@pytest.mark.parametrize("kind", ["traces", "endpoint", "pairs", "evaluation"])
+def test_no_path_of_this_machine_is_sent(kind, traces_run, pairs_run, evaluation_run, tmp_path):
     server = {"base_url": "http://10.1.2.3:8000/v1", "model": str(tmp_path / "weights" / "teacher")}
     if kind == "evaluation":
         copied = ENTRY | {"copy": {"path": str(tmp_path / "copies" / "aime24.jsonl"), "sha256": SHA256}}
         run_dir = evaluation_run({"base": {"aime24": copied}}, endpoint=server)
+    elif kind == "pairs":
+        run_dir = pairs_run()
     elif kind == "endpoint":
         run_dir = traces_run(model=None, parents=False, generate={**GENERATE, "endpoint": server})
     else:
@@ -534,6 +581,43 @@ def test_command_is_as_it_was_given_without_places(words, command, tmp_path):
 
 
 # --- what cannot be published
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "# Preference pairs of ours.yaml",
+        "| model | the-judge |",
+        "| rubric | rubric.yaml |",
+        "| verdicts on each answer | 3 |",
+        "| verdicts that could not be read, and count as none | 1 |",
+        "| score of the answer shown first, less that of the last | – |",
+        "| standard deviation between verdicts on one answer | 0.512 |",
+        "| correlation of score and length, among answers to one prompt | -0.",
+        "rejected is the worst\nthat is worse by more than 1.0.\n",
+        "| kept, a pair each | 2 | 66.7 % |",
+        "| dropped: fewer than two scored answers | 1 | 33.3 % |",
+        "Of 6 completions (63 tokens) these have no score: truncated 1.\n",
+        "a chosen answer has 9.5 tokens and a rejected one\n9.5, in the mean; the chosen one is longer in 50.0 % of",
+        "| margin | all | double | by how much they differ |",
+        "| samples per prompt | 2 |",
+    ],
+)
+def test_card_of_pairs_says(said, pairs_run):
+    assert said in card_of(pairs_run())
+
+
+@pytest.mark.parametrize(
+    ("preferences", "said"),
+    [
+        ({"rejected": "random"}, "rejected is any\nthat is worse"),
+        ({"max_length_ratio": 1.5}, "by more than 1.0 and within 1.5 times its length."),
+        ({"balance_lengths": True}, "Pairs were dropped until"),
+    ],
+    ids=["random", "ratio", "balance"],
+)
+def test_card_of_pairs_says_what_makes_one(preferences, said, pairs_run):
+    assert said in card_of(pairs_run(**preferences)) and said not in card_of(pairs_run())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Wrong recipes and the one line that each gets; right ones load."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from open_r1.check import all_recipes, check_recipe
+from open_r1.feedback import load_rubric
 from open_r1.recipe import RecipeError, dump_recipe, load_recipe
 from open_r1.rewards import REWARDS
 from open_r1.rewards.language import SCRIPTS
@@ -18,6 +20,7 @@ PREFILLING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_gen
 CLOSING = PREFILLING.replace("<think>\n", "<think>\n\n</think>\n\n")
 
 
+BLOCKS_OF_README = re.findall(r"^```yaml\n(.*?)^```", (TINY.parents[1] / "README.md").read_text(), re.M | re.S)
 APART = "give another split or file, or parts of them, e.g. part: [0, 0.9] to train on and [0.9, 1] here"
 
 
@@ -396,6 +399,78 @@ def test_reward_without_its_column_gets_one_line(write_recipe, tmp_path):
     ]
     recipe["data"][0]["columns"]["solution"] = "answer"
     assert problems_of(write_recipe(**recipe)) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "columns", "missing"),
+    [
+        ("dpo", ["prompt", "chosen"], "rejected"),
+        ("reward_model", ["prompt", "completion"], "chosen"),
+        ("dpo", ["chosen", "rejected"], None),  # conversations, which may begin with the prompt
+        ("dpo", ["messages"], "chosen"),
+        ("sft", ["prompt"], "completion"),
+        ("sft", ["messages"], None),
+        ("grpo", ["question"], "prompt"),
+        ("pretrain", ["messages"], "text"),
+    ],
+)
+def test_column_that_a_step_needs_and_the_file_lacks_gets_one_line(step, columns, missing, write_recipe, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(dict.fromkeys(columns, "x")))
+    sections = {"grpo": {"rewards": ["format"]}, "pretrain": {"model": {"architecture": {"model_type": "llama"}}}}
+    rows = [{"path": "rows.jsonl", "part": [0, 0.9]}]
+    recipe = write_recipe(**on_pairs(step, data=rows, **sections.get(step, {})))
+    told = f"data.0: step {step} needs the column {missing}; add data.0.columns.{missing} (it has "
+    lines = problems_of(recipe)
+    assert len(lines) == (missing is not None) and all(line.startswith(told) for line in lines)
+
+
+def sampling(step: str, tmp_path: Path, **keys) -> dict:
+    """A right recipe that samples, with keys of the step's section."""
+    (tmp_path / "rubric.yaml").write_text("{description: D., principles: [{name: order, text: 'In order?'}]}")
+    model = grpo()["model"]
+    section = {"max_completion_length": 9, "samples": 3, **keys}
+    of_step = {
+        "generate": {"generate": section},
+        "distill": {
+            "distill": {"teacher": model["name"], **section},
+            "rewards": ["format"],
+            "trainer": {"max_steps": 1, "bf16": False},
+        },
+        "preferences": {"preferences": {"rubric": "rubric.yaml", **section}, "judge": JUDGE},
+    }
+    return {"step": step, "model": model, "data": grpo()["data"], **of_step[step]}
+
+
+@pytest.mark.parametrize("step", ["generate", "distill", "preferences"])
+def test_equal_answers_to_a_prompt_are_told(step, write_recipe, tmp_path):
+    assert problems_of(write_recipe(**sampling(step, tmp_path))) == []
+    mend = "give preferences.temperature" if step == "preferences" else "write samples: 1"
+    assert problems_of(write_recipe(**sampling(step, tmp_path, temperature=0.0))) == [
+        f"{step}.samples: a prompt would get 3 equal answers at temperature 0; {mend}"
+    ]
+
+
+def test_every_mistake_of_a_rubric_has_its_key_and_file(write_recipe, tmp_path):
+    (tmp_path / "rubric.yaml").write_text("{scale: [3, 1], description: D., principles: [{name: a, text: A, if so}]}")
+    told = problems_of(write_recipe(**grpo(rewards=[{"name": "judge", "rubric": "rubric.yaml"}], judge=JUDGE)))
+    assert len(told) == 2 and all(line.startswith(f"rewards.0: {tmp_path}/rubric.yaml: ") for line in told)
+    assert told[-1].endswith(
+        "principles.0.if so: unknown key of a principle; quote the text before it, which has a comma"
+    )
+
+
+@pytest.mark.parametrize("block", BLOCKS_OF_README, ids=lambda block: block.partition(":")[0])
+def test_yaml_of_the_readme_is_right(block, write_recipe, tmp_path):
+    """A rubric as it is, and sections of a recipe in one that is right without them."""
+    keys = yaml.safe_load(block)
+    if "principles" in keys:
+        (tmp_path / "rubric.yaml").write_text(block)
+        assert load_rubric(tmp_path / "rubric.yaml").principles
+        return
+    of_step = {"pipeline": ("stages", "loop"), "generate": ("generate", "keep")}
+    step = next((step for step, sections in of_step.items() if keys.keys() & set(sections)), "grpo")
+    around = {"pipeline": {"step": "pipeline"}, "grpo": grpo(), "generate": sampling("generate", tmp_path)}[step]
+    assert load_recipe(write_recipe(**{**around, **keys})).step == step
 
 
 def test_column_that_the_file_lacks_gets_one_line(write_recipe, tmp_path):

@@ -51,15 +51,16 @@ def dpo(recipe: Recipe, run_dir: Path) -> None:
     # Without adapters to switch off, and without its log-probabilities on disk, the policy of the beginning stays. TRL
     # would load it anew by its name, and not at model.revision.
     keeps_reference = recipe.model.lora is None and not arguments.precompute_ref_log_probs
+    model = modeling.load_model(recipe)
     trainer = DPOTrainer(
         recipe,
-        model=modeling.load_model(recipe),
+        model=model,
         ref_model=modeling.load_model(recipe) if keeps_reference else None,
         args=arguments,
         train_dataset=pairs_of["data"],
         eval_dataset=pairs_of.get("eval_data"),
         processing_class=tokenizer,
-        peft_config=modeling.lora_config(recipe.model),
+        peft_config=modeling.lora_config(recipe, model),
     )
     training.check_eos_is_trained(recipe, trainer, tokenizer)
     training.train(trainer, recipe, run_dir, tokenizer)

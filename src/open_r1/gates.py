@@ -76,8 +76,9 @@ def gate_problems(stage: Stage, recipe: Recipe) -> Iterator[str]:
             elif parts[1] not in recipe.evaluate.benchmarks:
                 known = recipe.evaluate.benchmarks
                 yield f"{key}: {parts[1]!r} is no benchmark there ({', '.join(known)}){closest(parts[1], known)}"
-        elif recipe.step == "generate" and gate.metric not in COUNTS:
-            yield f"{key}: {gate.metric!r} is not counted by step generate (known: {', '.join(COUNTS)})"
+        elif recipe.step in ("generate", "preferences") and gate.metric not in COUNTS:
+            known = f"known: {', '.join(COUNTS)}"
+            yield f"{key}: {gate.metric!r} is not counted by step {recipe.step} ({known}){closest(gate.metric, COUNTS)}"
 
 
 def _example(recipe: Recipe) -> str:

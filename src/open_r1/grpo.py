@@ -44,8 +44,9 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         reward_weights=[reward.weight for reward in recipe.rewards],
     )
     judge = _judge(recipe, run_dir, processes)
+    model = modeling.load_model(recipe)
     trainer = GRPOTrainer(
-        model=modeling.load_model(recipe),
+        model=model,
         reward_funcs=build_rewards(
             recipe.rewards,
             resolved_thinking(rendered_prompt, recipe.thinking),
@@ -57,7 +58,7 @@ def grpo(recipe: Recipe, run_dir: Path) -> None:
         train_dataset=dataset,
         eval_dataset=whole_batches(held_out, recipe, arguments, processes) if held_out else None,
         processing_class=tokenizer,
-        peft_config=modeling.lora_config(recipe.model),
+        peft_config=modeling.lora_config(recipe, model),
         savings=recipe.grpo,
         weight_sync_watch=functools.partial(
             answers_within,

@@ -31,6 +31,7 @@ KEYS_OF_MODE = {  # what the other mode never reads
         "vllm_group_port",
     ),
 }
+LOSSES_WITHOUT_BETA = ("sft",)  # of DPO
 SMOOTHED_LOSSES = ("robust", "exo_pair", "aot", "aot_unpaired")  # of DPO: those that read label_smoothing
 STEPS_WITH_SERVER = ("grpo", "generate", "preferences", "evaluate")
 EXTRA_OF_PACKAGE = {"vllm": "vllm", "deepspeed": "deepspeed", "openai": "endpoint"}
@@ -272,6 +273,8 @@ def _of_packing(recipe: Recipe) -> Iterator[str]:
 
 
 def _of_reference(recipe: Recipe) -> Iterator[str]:
+    if (beta := trainer_value("grpo", recipe.trainer, "beta")) < 0:
+        yield f"trainer.beta: {beta:g} would reward the distance from the reference; give 0, or a number above it"
     if not recipe.trainer.get("sync_ref_model"):
         return
     if not trainer_value("grpo", recipe.trainer, "beta"):
@@ -301,17 +304,34 @@ def _of_reference_of_dpo(recipe: Recipe, accelerate_config: Mapping[str, Any]) -
 def _of_dpo_and_rewards(recipe: Recipe) -> Iterator[str]:
     """What trl.DPOTrainer and trl.RewardTrainer read and then pass over."""
     trainer = recipe.trainer
-    losses = trainer.get("loss_type", ["sigmoid"])
-    if recipe.step == "dpo" and trainer.get("label_smoothing") and not set(losses) & set(SMOOTHED_LOSSES):
-        yield (f"trainer.label_smoothing: {', '.join(losses)} does not read it; use loss_type: [robust], or remove it")
-    weights = trainer.get("loss_weights")
-    if recipe.step == "dpo" and weights is not None and len(weights) != len(losses):
-        yield f"trainer.loss_weights: {len(weights)} for {len(losses)} in trainer.loss_type; give one for each"
+    if recipe.step == "dpo":
+        yield from _of_losses(recipe)
     if recipe.model.lora and recipe.model.lora.dropout and trainer_value(recipe.step, trainer, "disable_dropout"):
         yield (
             "model.lora.dropout: trainer.disable_dropout, which is on unless it is written down, switches it off; set "
             "trainer.disable_dropout: false, or remove it"
         )
+
+
+def _of_losses(recipe: Recipe) -> Iterator[str]:
+    """Numbers with which DPO's losses learn nothing, or the contrary of what was preferred."""
+    trainer = recipe.trainer
+    losses, beta, smoothing = (trainer_value("dpo", trainer, key) for key in ("loss_type", "beta", "label_smoothing"))
+    losses = losses or ["sigmoid"]
+    if beta <= 0 and set(losses) - set(LOSSES_WITHOUT_BETA):
+        yield f"trainer.beta: {beta:g} would teach nothing, or the contrary; give a number above 0, e.g. 0.1"
+    if smoothing and not set(losses) & set(SMOOTHED_LOSSES):
+        yield f"trainer.label_smoothing: {', '.join(losses)} does not read it; use loss_type: [robust], or remove it"
+    elif not 0 <= smoothing < 0.5:
+        yield (
+            f"trainer.label_smoothing: {smoothing:g} is the share of labels that are wrong; give a number from 0 to "
+            f"below 0.5"
+        )
+    elif smoothing == 0 and "exo_pair" in losses:
+        yield "trainer.label_smoothing: exo_pair takes its logarithm; give a number above 0, e.g. 0.001"
+    weights = trainer.get("loss_weights")
+    if weights is not None and len(weights) != len(losses):
+        yield f"trainer.loss_weights: {len(weights)} for {len(losses)} in trainer.loss_type; give one for each"
 
 
 def _of_vllm(recipe: Recipe) -> Iterator[str]:

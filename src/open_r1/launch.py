@@ -158,7 +158,11 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     if arguments.step != "run" and arguments.step not in MODULES:
         raise RecipeError(f"{arguments.step}: unknown step{closest(arguments.step, MODULES)}")
     if arguments.step not in ("run", recipe.step):
-        raise RecipeError(f"{recipe.source}: step: it is {recipe.step}, not {arguments.step}; run `make {recipe.step}`")
+        target = "r1" if recipe.step == "pipeline" else recipe.step
+        raise RecipeError(
+            f"{recipe.source}: step: it is {recipe.step}, not {arguments.step}; run "
+            f"`make {target} RECIPE={recipe.source}`"
+        )
     if arguments.stage is not None and recipe.step != "pipeline":
         raise RecipeError(f"{recipe.source}: step: {recipe.step} has no stages (a pipeline has); leave --stage out")
     if arguments.stage is not None and arguments.resume is not None:

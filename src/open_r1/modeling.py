@@ -1,6 +1,7 @@
 """Models, tokenizers, chat templates and LoRA: the only place that builds or loads weights."""
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from open_r1.recipe import Model, Recipe, RecipeError
+from open_r1.wording import closest
 
 disable_progress_bar()  # of loading and writing weights; the bars of training and sampling are others
 
@@ -156,16 +158,18 @@ def build_model(section: Model, tokenizer: PreTrainedTokenizerBase) -> PreTraine
     return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, section.dtype))
 
 
-def lora_config(section: Model, task_type: str = "CAUSAL_LM"):
-    """The peft.LoraConfig of the section, or None if all weights are trained.
+def lora_config(recipe: Recipe, model: PreTrainedModel, task_type: str = "CAUSAL_LM"):
+    """The peft.LoraConfig of the recipe's model, or None if all weights are trained.
 
-    `task_type` is SEQ_CLS for a reward model, whose new head is then trained as well, and kept whole.
+    `task_type` is SEQ_CLS for a reward model, whose new head is then trained as well, and kept whole. Raises
+    RecipeError if `target_modules` names what the model has not: PEFT passes over it where something else is found.
     """
-    if section.lora is None:
+    lora = recipe.model.lora
+    if lora is None:
         return None
     from peft import LoraConfig
 
-    lora = section.lora
+    _check_target_modules(recipe, model)
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -173,6 +177,26 @@ def lora_config(section: Model, task_type: str = "CAUSAL_LM"):
         target_modules=lora.target_modules,
         task_type=task_type,
     )
+
+
+def _check_target_modules(recipe: Recipe, model: PreTrainedModel) -> None:
+    wanted, names = recipe.model.lora.target_modules, [name for name, _ in model.named_modules()]
+    if wanted == "all-linear":
+        return
+    if isinstance(wanted, str):  # an expression, for whole names
+        absent = [] if any(re.fullmatch(wanted, name) for name in names) else [wanted]
+    else:
+        absent = [each for each in wanted if not any(f".{name}".endswith(f".{each}") for name in names)]
+    if absent:
+        linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+        known = sorted({name.rpartition(".")[2] for name in linear})
+        mend = closest(absent[0], known)
+        if absent[0] in known:
+            mend = f"; write a list, [{absent[0]}], for a text is an expression for the whole name"
+        raise RecipeError(
+            f"{recipe.source}: model.lora.target_modules: no module is called {absent[0]!r} (linear ones are "
+            f"{', '.join(known)}){mend}"
+        )
 
 
 def save_model(

@@ -34,13 +34,14 @@ def reward_model(recipe: Recipe, run_dir: Path) -> None:
     pairs_of = {section: data.load_data(recipe, section=section) for section in ("data", "eval_data")}
     for pairs in pairs_of.values():
         check_rendering(recipe, pairs, tokenizer, after_generation_prompt=False)
+    model = modeling.load_reward_model(recipe)
     trainer = RewardTrainer(
-        model=modeling.load_reward_model(recipe),
+        model=model,
         args=arguments,
         train_dataset=pairs_of["data"],
         eval_dataset=pairs_of["eval_data"],
         processing_class=tokenizer,
-        peft_config=modeling.lora_config(recipe.model, "SEQ_CLS"),
+        peft_config=modeling.lora_config(recipe, model, "SEQ_CLS"),
     )
     for section, left in (("data", trainer.train_dataset), ("eval_data", trainer.eval_dataset)):
         why = f"they are longer than trainer.max_length ({arguments.max_length} tokens)"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from open_r1.check.data import data_problems
 from open_r1.check.hardware import accelerate_config_of, batch_problems, hardware_problems
-from open_r1.check.models import benchmark_problems, model_problems
+from open_r1.check.models import benchmark_problems, model_problems, sampling_problems
 from open_r1.check.rewards import ai_judge_problems, reward_problems, truth_problems
 from open_r1.gates import gate_problems
 from open_r1.incompatible import incompatible_settings, missing_packages
@@ -35,6 +35,7 @@ def check_recipe(recipe: Recipe, earlier_stages: Mapping[str, Recipe] | None = N
         *reward_problems(recipe),
         *ai_judge_problems(recipe),
         *truth_problems(recipe),
+        *sampling_problems(recipe),
         *benchmark_problems(recipe),
         *batch_problems(recipe),
         *hardware_problems(recipe),

@@ -6,7 +6,7 @@ from open_r1.curation.columns import columns_left
 from open_r1.curation.readability import keep_problems
 from open_r1.data import columns_of, mixture_problems
 from open_r1.data.choice import column_problems
-from open_r1.data.columns import STEP_COLUMNS
+from open_r1.data.columns import missing_columns
 from open_r1.places import RUNS
 from open_r1.procedural import FAMILIES, explanations
 from open_r1.recipe import STAGE_REFERENCE, DataSource, Recipe, RecipeError
@@ -28,9 +28,15 @@ def data_problems(recipe: Recipe, earlier_stages: Mapping[str, Recipe], before_r
         if source.path and not before_run and _is_to_be_made(recipe, source.path):
             continue
         try:
-            columns_of(recipe, source)
+            columns = columns_of(recipe, source)
         except RecipeError as error:
+            columns = None
             yield f"{key}.{error}"
+        if columns is not None:
+            columns |= set(source.columns)
+            for column in missing_columns(recipe.step, source, columns)[:1]:
+                has = ", ".join(sorted(columns))
+                yield f"{key}: step {recipe.step} needs the column {column}; add {key}.columns.{column} (it has {has})"
         if source.procedural:
             yield from (f"{key}.procedural.{problem}" for problem in _procedural_problems(source))
     yield from _shared_rows(recipe)
@@ -63,7 +69,7 @@ def _missing_columns(recipe: Recipe, source: DataSource, earlier_stages: Mapping
         return
     ours = set(source.columns) | theirs.difference(source.columns.values())
     yield from column_problems(source, ours)
-    if missing := [column for column in STEP_COLUMNS[recipe.step] if column not in ours]:
+    if missing := missing_columns(recipe.step, source, ours):
         yield f"path: {source.path} has no column {missing[0]}, which step {recipe.step} needs"
 
 

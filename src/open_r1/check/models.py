@@ -51,6 +51,15 @@ def model_problems(recipe: Recipe, earlier_stages: Mapping[str, Recipe], before_
         yield f"model.chat_template: no such file: {recipe.path(template)}"
 
 
+def sampling_problems(recipe: Recipe) -> Iterator[str]:
+    """Answers to one prompt that would all be the same."""
+    for key in ("generate", "distill", "preferences"):
+        section = getattr(recipe, key)
+        if section is not None and section.temperature == 0 and section.samples > 1:
+            mend = f"give {key}.temperature" if key == "preferences" else "write samples: 1"
+            yield f"{key}.samples: a prompt would get {section.samples} equal answers at temperature 0; {mend}"
+
+
 def benchmark_problems(recipe: Recipe) -> Iterator[str]:
     section = recipe.evaluate
     if section is None:

@@ -66,7 +66,7 @@ def reward_problems(recipe: Recipe) -> Iterator[str]:
             try:
                 _try_on_nothing(recipe, reward, columns)
             except RecipeError as error:
-                yield f"{key}: {error}"
+                yield from (f"{key}: {line}" for line in error.lines)
     if recipe.step == "grpo":
         if recipe.rewards and not any(reward.weight for reward in recipe.rewards):
             yield "rewards: all weights are 0, so nothing would be learned; leave weight out where it is to count"

@@ -9,6 +9,7 @@ which the mean scores differ by more than 1 are kept, and the lengths of better 
 """
 
 import functools
+import itertools
 import json
 import random
 import shutil
@@ -27,6 +28,7 @@ from open_r1 import data
 from open_r1.curation.rows import (
     MESSAGES,
     NO_VERDICT,
+    NOT_ASKED,
     OF_ANSWER,
     OF_PAIR,
     PROVENANCE,
@@ -54,16 +56,26 @@ from open_r1.generation.backends import thinking_after
 from open_r1.recipe import Preferences, Recipe
 from open_r1.shares import COUNTS_OF_TRACES
 from open_r1.stages import KEPT
+from open_r1.step_process import RunStopped
 from open_r1.whole_files import whole
 
 NOT_SCORED = f"score{NO_VERDICT}"
-TOO_FEW, CLOSE, UNLIKE, UNBALANCED, BEYOND = (
+TOO_FEW, ALIKE, CLOSE, UNLIKE, UNBALANCED, BEYOND = (
     "fewer than two scored answers",
+    "answers all alike",
     "scores too close",
     "lengths too different",
     "unbalanced lengths",
     "beyond max_pairs",
 )
+MENDS = {  # why prompts have no pair -> what may give them one
+    TOO_FEW: "see what completions_dropped in preferences.json says",
+    ALIKE: "raise preferences.temperature",
+    CLOSE: "lower preferences.min_margin, or raise preferences.samples",
+    UNLIKE: "raise preferences.max_length_ratio",
+    UNBALANCED: "give more prompts, or write preferences.balance_lengths: false",
+    BEYOND: "raise preferences.max_pairs",
+}
 DIGITS = 9  # of a score: what a sum of floats leaves behind them makes no answer the better one
 NEGLIGIBLE = 1e-12  # a share of a sum of squares that is rounding, and no variation
 
@@ -83,11 +95,12 @@ def leave_pairs(recipe: Recipe, run_dir: Path, processes: PartialState) -> None:
     """Leaves completions/ and kept/ in `run_dir`, and their counts in preferences.json.
 
     In the directory of a share, its completions alone. What an earlier attempt, or a share that was taken up, has
-    finished is neither sampled nor judged again. Raises RunStopped if the judge breaks, a server fails, or the judge's
-    cap is reached.
+    finished is neither sampled nor judged again. Raises RunStopped if the judge breaks, a server fails, the judge's cap
+    is reached, or no pair is kept.
     """
     counts_file = run_dir / COUNTS_OF_TRACES[recipe.step]
     if counts_file.exists():
+        _check_kept(recipe, json.loads(counts_file.read_text(encoding="utf-8")))
         return
     prompts = data.load_data(recipe)
     schema = schema_of(prompts.features.arrow_schema)
@@ -102,11 +115,26 @@ def leave_pairs(recipe: Recipe, run_dir: Path, processes: PartialState) -> None:
         with whole(counts_file) as unfinished:
             unfinished.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
         print(f"kept {counts['kept']} pairs of {counts['prompts']} prompts; dropped: {counts['dropped'] or 'none'}")
+        _check_kept(recipe, counts)
     processes.wait_for_everyone()
 
 
+def _check_kept(recipe: Recipe, counts: Mapping[str, Any]) -> None:
+    """Raises RunStopped if there is no pair: nothing can be learned of none."""
+    if counts["kept"]:
+        return
+    most, *_ = sorted(counts["dropped"], key=counts["dropped"].get, reverse=True)
+    reasons = ", ".join(f"{reason}: {number}" for reason, number in counts["dropped"].items())
+    raise RunStopped(
+        f"{recipe.source}: preferences: no pair is kept of {counts['prompts']} prompts ({reasons}); {MENDS[most]}"
+    )
+
+
 def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Judge:
-    """Rows of completions/, scored by the recipe's judge against the rubric of `preferences`."""
+    """Rows of completions/, scored by the recipe's judge against the rubric of `preferences`.
+
+    Nobody is asked about prompts whose answers can be no pair: with fewer than two that differ in what the judge sees.
+    """
     judge, verdicts = ai_judge_of(recipe, run_dir), verdicts_of(run_dir)
     rubric = load_rubric(recipe.path(recipe.preferences.rubric))
     thinking = thinking_after(tokenizer, recipe.thinking)
@@ -114,15 +142,15 @@ def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Ju
     def scored_rows(rows, completions_PG) -> tuple[list[dict[str, Any]], dict[str, float]]:
         before = judge.tally()
         answered_PG = [[c for c in group if c.refused is None and not c.truncated] for group in completions_PG]
-        prompts = [row["prompt"] for row in rows]
-        scores_PG = judge.scores(rubric, prompts, [[c.text for c in group] for group in answered_PG], thinking)
+        asked_P = [len({rubric.seen(c.text, thinking) for c in group}) > 1 for group in answered_PG]
+        texts_PG = [[c.text for c in group] for group, asked in zip(answered_PG, asked_P, strict=True) if asked]
+        prompts = [row["prompt"] for row, asked in zip(rows, asked_P, strict=True) if asked]
+        given = itertools.chain.from_iterable(judge.scores(rubric, prompts, texts_PG, thinking))
         scored = []
-        for row, group, scores in zip(rows, completions_PG, scores_PG, strict=True):
-            given = iter(scores)
+        for row, group, asked in zip(rows, completions_PG, asked_P, strict=True):
             for sample, completion in enumerate(group):
-                is_answer = completion.refused is None and not completion.truncated
-                score = next(given) if is_answer else None
                 why = REFUSED if completion.refused is not None else TRUNCATED if completion.truncated else None
+                score = next(given) if asked and why is None else None
                 scored.append(
                     {
                         **row,
@@ -132,7 +160,7 @@ def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Ju
                         "truncated": completion.truncated,
                         "refused": completion.refused,
                         "score": None if score is None else round(score, DIGITS),
-                        "dropped_for": why or (NOT_SCORED if score is None else None),
+                        "dropped_for": why or (None if score is not None else NOT_SCORED if asked else NOT_ASKED),
                     }
                 )
         verdicts.update(verdicts_in(row["dropped_for"] for row in scored))
@@ -204,7 +232,7 @@ def pair_of(rows: Sequence[Mapping[str, Any]], section: Preferences, seed: int) 
     """
     scored = [index for index, row in enumerate(rows) if row["dropped_for"] is None]
     if len(scored) < 2:
-        return TOO_FEW
+        return ALIKE if sum(row["dropped_for"] == NOT_ASKED for row in rows) > 1 else TOO_FEW
     random.Random(f"{seed}/{number_of(rows[0])}").shuffle(scored)
     best = max(scored, key=lambda index: rows[index]["score"])
     worse = [index for index in scored if _margin(rows[best], rows[index]) > section.min_margin]

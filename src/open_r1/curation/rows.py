@@ -13,6 +13,7 @@ from open_r1.whole_files import whole
 
 REFUSED = "refused"  # why a completion is dropped that a server did not want to give
 TRUNCATED = "truncated"  # why one is dropped that does not end
+NOT_ASKED = "no other answer to compare it with"  # why one is dropped that no judge has seen
 NO_VERDICT = ": no verdict"  # how a reason ends that is the judge's fault
 PROVENANCE = ("teacher", "teacher_sha256", "sampled_with", "verified_by")  # columns of kept/
 MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))

@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from open_r1 import modeling
-from open_r1.curation.rows import NO_VERDICT, REFUSED, TRUNCATED, write_rows
+from open_r1.curation.rows import NO_VERDICT, NOT_ASKED, REFUSED, TRUNCATED, write_rows
 from open_r1.feedback import ModelJudge, judge_of
 from open_r1.generation import Completion, Sampling
 from open_r1.generation.backends import backend_of
@@ -135,7 +135,7 @@ def check_refused(recipe: Recipe, num_refused: int, num_sampled: int) -> None:
 
 def verdicts_in(reasons: Iterable[str | None]) -> Counter[str]:
     """How many completions were JUDGED, and of them UNJUDGED, by the reasons for which they were dropped."""
-    asked = [why for why in reasons if why not in (REFUSED, TRUNCATED)]
+    asked = [why for why in reasons if why not in (REFUSED, TRUNCATED, NOT_ASKED)]
     return Counter({JUDGED: len(asked), UNJUDGED: sum((why or "").endswith(NO_VERDICT) for why in asked)})
 
 

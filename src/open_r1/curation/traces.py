@@ -97,7 +97,7 @@ def provenance_of(recipe: Recipe, run_dir: Path) -> dict[str, str | None]:
     ][-1:]  # a student stands before its teacher, and both may lie in one folder
     sampled_with = {key: getattr(section, key) for key in ("temperature", "top_p", "max_completion_length", "samples")}
     verified_by = {
-        **(_judged_by(recipe) if recipe.preferences else _verified_by(recipe)),
+        **(_paired_by(recipe) if recipe.preferences else _verified_by(recipe)),
         "commit": record.get("commit"),
         "dirty": record.get("dirty"),
         "versions": {name: record.get("versions", {}).get(name) for name in ("open-r1", "math-verify")},
@@ -116,21 +116,29 @@ def _verified_by(recipe: Recipe) -> dict[str, Any]:
     return {
         "rewards": [reward.model_dump() for reward in recipe.rewards],
         "keep": recipe.keep.model_dump(exclude_defaults=True),
+        **(_judged_by(recipe) if recipe.judge else {}),
+    }
+
+
+def _paired_by(recipe: Recipe) -> dict[str, Any]:
+    """Who judged, how often and by which rubric, and which differences in its scores make a pair."""
+    rubric = load_rubric(recipe.path(recipe.preferences.rubric))
+    pairs = ("min_margin", "rejected", "max_length_ratio", "balance_lengths")
+    return {
+        "rubric": {"file": rubric.source.name, "sha256": rubric.sha256},
+        **_judged_by(recipe),
+        **{key: getattr(recipe.preferences, key) for key in pairs},
     }
 
 
 def _judged_by(recipe: Recipe) -> dict[str, Any]:
-    """Who judged, how often and by which rubric, and which differences in its scores make a pair."""
-    judge, rubric = recipe.judge, load_rubric(recipe.path(recipe.preferences.rubric))
+    """Who judged, and how often."""
     who = who_judges(recipe)
     if (name := who.get("name")) and is_path(name):
         who["name"] = Path(name).name
-    pairs = ("min_margin", "rejected", "max_length_ratio", "balance_lengths")
     return {
         "judge": {key: value for key, value in who.items() if key != "extra_body"},
-        "rubric": {"file": rubric.source.name, "sha256": rubric.sha256},
-        **{key: getattr(judge, key) for key in ("judgements", "candidates", "temperature", "top_p")},
-        **{key: getattr(recipe.preferences, key) for key in pairs},
+        **{key: getattr(recipe.judge, key) for key in ("judgements", "candidates", "temperature", "top_p")},
     }
 
 

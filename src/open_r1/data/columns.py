@@ -1,7 +1,7 @@
 """The columns of what a step trains on, or asks: which a source has to give, conversations, sources joined."""
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from open_r1.recipe import DataSource, Recipe, RecipeError
 from open_r1.rewards import reward_columns, rewards_for
@@ -21,7 +21,19 @@ STEPS_THAT_KEEP_COLUMNS = ("generate", "preferences")
 TEXTS_OF_TRAINING = ("text", "messages", "completion", "chosen", "rejected")
 ROLES = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
 ANSWERS = ("chosen", "rejected")
+LABELLED = ("prompt", "completion", "scores")  # what a rubric's labelled answers are made of
 ROWS_AT_ONCE = 1000
+
+
+def missing_columns(step: str, source: DataSource, has: Collection[str]) -> list[str]:
+    """What a step needs of a source that has these columns, under our names, and it does not give.
+
+    Of pairs the prompt is not asked for, whose conversations may begin with it: types are known when rows are loaded.
+    """
+    needed = LABELLED if source.rubric is not None else STEP_COLUMNS[step]
+    if not set(needed).isdisjoint(ANSWERS):
+        needed = ANSWERS
+    return [column for column in needed if column not in has]
 
 
 def columns_for(recipe: Recipe, source: DataSource, dataset, wanted: Sequence[str]) -> list[str]:
@@ -57,6 +69,8 @@ def with_columns_of_step(recipe: Recipe, source_key: str, source: DataSource, da
     are_whole = are_pairs and _are_whole(dataset)
     for column in has.intersection(ANSWERS if are_whole else halves) if are_pairs else ():
         _check_filled(f"{recipe.source}: {source_key}", dataset, column)
+    if are_pairs and "rejected" in wanted:
+        _check_differ(f"{recipe.source}: {source_key}", dataset)
     if are_whole:
         # whatever a column `prompt` has beside them: the last question, or nothing but its text
         features = _replaced(dataset.features, "prompt", {"prompt": dataset.features["chosen"]})
@@ -100,7 +114,7 @@ def _as_verdicts(recipe: Recipe, source_key: str, source: DataSource, dataset):
     from open_r1.feedback import load_rubric
     from open_r1.feedback.labels import labelled
 
-    for column in ("prompt", "completion", "scores"):
+    for column in LABELLED:
         if column not in dataset.column_names:
             raise RecipeError(
                 f"{recipe.source}: {source_key}.rubric: it needs labelled answers, with prompt, completion and scores; "
@@ -108,7 +122,7 @@ def _as_verdicts(recipe: Recipe, source_key: str, source: DataSource, dataset):
             )
     rubric = load_rubric(recipe.path(source.rubric))
     rows = []
-    for number, row in enumerate(dataset.select_columns(["prompt", "completion", "scores"])):
+    for number, row in enumerate(dataset.select_columns(list(LABELLED))):
         try:
             rows.append(labelled(rubric, **row, thinking=recipe.thinking))
         except ValueError as error:
@@ -142,6 +156,12 @@ def _check_filled(key: str, dataset, column: str) -> None:
 
 def _says_something(message: dict | None) -> bool:
     return bool(message) and (message["content"] is not None or bool(message.get("tool_calls")))
+
+
+def _check_differ(key: str, dataset) -> None:
+    """Raises RecipeError, in the name of the source's `key`, if both answers of each pair are the same."""
+    if len(dataset) and all(row["chosen"] == row["rejected"] for row in dataset.select_columns(list(ANSWERS))):
+        raise RecipeError(f"{key}: chosen and rejected are the same in all {len(dataset)} rows; see its columns")
 
 
 def _has_nulls(column) -> bool:

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,16 @@ from open_r1.generation import Completion, Sampling
 
 
 class VerdictCache:
-    """Verdicts by key. In memory is only where each of them stands: a long run has millions."""
+    """Verdicts by key. In memory is only where each of them stands: a long run has millions.
+
+    Makes the folder if it is not there. Raises OSError if it cannot be read and written: before a verdict is paid for.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
         self._places: dict[bytes, tuple[Path, int]] = {}  # file, and the line's first byte in it
         host = re.sub(r"[^\w.-]", "_", socket.gethostname())
         self._file = folder / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
@@ -67,7 +74,6 @@ class VerdictCache:
 
     def _write(self, entry: Mapping[str, Any]) -> int:
         """Adds a line to this process' file; gives its first byte."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         with self._file.open("ab") as lines:
             start = lines.tell()
             lines.write(json.dumps(entry).encode() + b"\n")

@@ -26,6 +26,7 @@ from open_r1.generation.endpoint import EndpointBackend
 from open_r1.recipe import Endpoint, Judge, Recipe, RecipeError, Thinking, is_path
 from open_r1.recipe.trainer_fields import trainer_value
 from open_r1.run_record import weights_sha256
+from open_r1.step_process import RunStopped
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +105,9 @@ class ModelJudge:
         the lowest. `thinking` is how the completions mark their thinking.
 
         All verdicts that the cache does not have are asked for together, and are in it as soon as they have come.
-        Raises RunStopped if the server fails, or if more would be spent than the recipe allows; RecipeError if the
-        judge's chat template or the rubric's own does not take what is asked. Whoever calls while it judges waits.
+        Raises RunStopped if the server fails, verdicts cannot be written down, or more would be spent than the recipe
+        allows; RecipeError if the judge's chat template or the rubric's own does not take what is asked. Whoever calls
+        while it judges waits.
         """
         with self._lock:
             return self._scores(rubric, prompts, groups, thinking)
@@ -188,13 +190,22 @@ class ModelJudge:
                 for (index, _), verdict in completions:
                     sampled[asked[index].key] = verdict
                     if verdict.refused is None:
-                        self._cache.add(asked[index].key, verdict)
+                        self._keep(asked[index].key, verdict)
         except jinja2.TemplateError as error:
             raise RecipeError(
                 f"{self._file}: judge.name: its chat template does not take what is asked ({error}); where it knows no "
                 f"system message, give the rubric a template of its own"
             ) from None
         return sampled
+
+    def _keep(self, key: str, verdict: Completion) -> None:
+        try:
+            self._cache.add(key, verdict)
+        except OSError as error:
+            raise RunStopped(
+                f"{self._file}: judge.cache: verdicts can no longer be written to {self._cache.folder} "
+                f"({error.strerror}); make room, and start again: no verdict that was written is paid for twice"
+            ) from error
 
     def _score_of(
         self, rubric: Rubric, units: Sequence[Sequence[Asked]], verdicts: Mapping[str, list[dict[str, int]] | None]
@@ -260,13 +271,24 @@ def judge_of(
     """
     section, file = recipe.judge, str(recipe.source)
     spending = Spending.load(section, file, run_dir, process_index, num_processes)
-    cache = VerdictCache(recipe.path(section.cache) if section.cache else run_dir / FOLDER)
+    cache = _cache_of(recipe, run_dir)
     if (endpoint := endpoint_of_judge(recipe)) is not None:
         key = "judge.endpoint" if section.endpoint is not None else "hardware.judge"
         backend: Backend = EndpointBackend(endpoint, file, key, meter=spending)
     else:
         backend = _backend_here(recipe, spending, device)
     return ModelJudge(section, backend, who_judges(recipe), cache, spending, recipe.seed, file)
+
+
+def _cache_of(recipe: Recipe, run_dir: Path) -> VerdictCache:
+    folder = recipe.path(recipe.judge.cache) if recipe.judge.cache else run_dir / FOLDER
+    try:
+        return VerdictCache(folder)
+    except OSError as error:
+        raise RecipeError(
+            f"{recipe.source}: judge.cache: verdicts cannot be kept in {folder} ({error.strerror}); name a folder that "
+            f"can be read and written"
+        ) from None
 
 
 def endpoint_of_judge(recipe: Recipe) -> Endpoint | None:
@@ -324,6 +346,8 @@ def _backend_here(recipe: Recipe, spending: Spending, device: "torch.device | st
 def judge_problems(recipe: Recipe) -> Iterator[str]:
     """Yields a line `key: what is wrong; mend` for each mistake in `judge`, and what belongs to it."""
     section, served = recipe.judge, recipe.hardware.judge is not None
+    if section is not None and section.cache and recipe.path(section.cache).is_file():
+        yield f"judge.cache: {recipe.path(section.cache)} is a file; name a folder"
     if served and recipe.step not in STEPS_WITH_JUDGE:
         yield f"hardware.judge: step {recipe.step} has no judge; remove it"
         return

@@ -153,7 +153,10 @@ def _line(error: Mapping[str, Any]) -> str:
     inside = location[0] == "principles" and len(location) > 1
     if kind == "extra_forbidden":
         section = Principle if inside else Rubric
-        return f"{key}: unknown key of a {section.__name__.lower()}{closest(last, section.model_fields)}"
+        mend = closest(last, section.model_fields)
+        if value is None and inside:  # what YAML makes of the rest of a text in braces
+            mend = "; quote the text before it, which has a comma"
+        return f"{key}: unknown key of a {section.__name__.lower()}{mend}"
     if kind == "missing":
         return f"{key}: missing; it has no default"
     if kind == "literal_error":

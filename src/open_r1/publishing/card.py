@@ -24,9 +24,14 @@ from open_r1.report.commands import LAUNCH, run_command
 from open_r1.report.reading import read_all
 from open_r1.report.scores import highest_k, score_of
 
-TRACES, EVALUATION = "traces", "evaluation"
+TRACES, PAIRS, EVALUATION = "traces", "pairs", "evaluation"
+KINDS = {"preferences": PAIRS, "evaluate": EVALUATION}  # of steps; all others sample traces
 MARKER = "<!-- open_r1.publishing: {} -->"  # by which a repository of ours is known when it is published to again
-TAGS = {TRACES: ("open-r1", "reasoning", "synthetic"), EVALUATION: ("open-r1", "evaluation")}
+TAGS = {
+    TRACES: ("open-r1", "reasoning", "synthetic"),
+    PAIRS: ("open-r1", "preferences", "dpo", "synthetic"),
+    EVALUATION: ("open-r1", "evaluation"),
+}
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 NONE = "–"
 OF_ONE_MACHINE = ("--submitted", "--runs", "--resume")  # with a value each; where a run lay
@@ -48,6 +53,12 @@ FILTERS = {  # key of `keep` -> what a completion that is kept is like
     "max_per_prompt": "no more than {} of its prompt",
     "max_traces": "no more than {} in all",
 }
+PROVENANCE = {
+    "teacher": "model that answered",
+    "teacher_sha256": "hash of its weights, if they lay where the run was",
+    "sampled_with": "how it was sampled, as JSON",
+    "verified_by": "rewards or judge, filters, commit and versions of packages, as JSON",
+}
 MEANINGS = {  # kind -> column -> what it holds
     TRACES: {
         "id": "number of the prompt; in kept with the number of the sample behind it",
@@ -57,10 +68,11 @@ MEANINGS = {  # kind -> column -> what it holds
         "pass_rate": "share of the prompt's judged completions that every reward verified; null: none was judged",
         "num_judged": "completions of the prompt that got a verdict",
         "mean_tokens": "mean tokens of its completions",
-        "teacher": "model that answered",
-        "teacher_sha256": "hash of its weights, if they lay where the run was",
-        "sampled_with": "how it was sampled, as JSON",
-        "verified_by": "rewards or judge, filters, commit and versions of packages, as JSON",
+        **PROVENANCE,
+    },
+    PAIRS: {
+        "id": "number of the prompt",
+        "prompt": "what was answered",
         "chosen": "the better answer, as one message of the assistant",
         "rejected": "the worse one",
         "chosen_score": "the judge's score of the better answer, a mean over its judgements",
@@ -68,6 +80,7 @@ MEANINGS = {  # kind -> column -> what it holds
         "margin": "by how much they differ",
         "chosen_tokens": "tokens of the better answer",
         "rejected_tokens": "of the worse one",
+        **PROVENANCE,
     },
     EVALUATION: {
         "prompt": "the whole text that was answered",
@@ -117,12 +130,13 @@ class Facts:
 
     @property
     def kind(self) -> str:
-        return EVALUATION if self.record["step"] == "evaluate" else TRACES
+        return KINDS.get(self.record["step"], TRACES)
 
     @property
     def title(self) -> str:
-        what = "Verified traces" if self.recipe.get("rewards") else "Traces"
-        return f"{'Answers and scores' if self.kind == EVALUATION else what} of {self.recipe_name}"
+        traces = "Verified traces" if self.recipe.get("rewards") else "Traces"
+        what = {EVALUATION: "Answers and scores", PAIRS: "Preference pairs"}.get(self.kind, traces)
+        return f"{what} of {self.recipe_name}"
 
     @property
     def description(self) -> str:
@@ -143,7 +157,7 @@ class Facts:
     @property
     def section(self) -> Mapping[str, Any]:
         """How prompts were answered."""
-        return self.recipe.get("distill") or self.recipe.get("generate") or {}
+        return next(filter(None, map(self.recipe.get, ("distill", "generate", "preferences"))), {})
 
     @property
     def teacher(self) -> str:
@@ -173,7 +187,7 @@ def render(facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell, "percent": percent}
+    environment.filters |= {"cell": cell, "percent": percent, "rounded": rounded}
     body = environment.get_template(f"{facts.kind}.md.jinja").render(
         facts=facts,
         record=facts.record,
@@ -181,7 +195,7 @@ def render(facts: Facts) -> str:
         none=NONE,
         sampling=list(_sampling(facts)),
         filters=list(_filters(facts.recipe.get("keep") or {})),
-        drops=_drops(facts.counts),
+        drops=_drops(facts),
         sources=[_source_text(source) for source in facts.recipe.get("data") or []],
         columns=_columns(facts),
         rewards=[_reward_row(reward) for reward in facts.recipe.get("rewards") or []],
@@ -234,6 +248,11 @@ def percent(share: float | None) -> str:
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
+def rounded(number: float | None) -> str:
+    """Three significant digits; a dash for None."""
+    return NONE if number is None else f"{number:.3g}"
+
+
 def command_of(run_dir: Path, names: Names) -> str:
     """The command that makes the run again in a checkout, with names where it names places of this machine.
 
@@ -281,10 +300,10 @@ def _filters(keep: Mapping[str, Any]) -> Iterator[str]:
         yield FILTERS.get(key, f"`{key}` is {{}}").format(shown)
 
 
-def _drops(counts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
-    """(reason, completions, share of all that were sampled)."""
-    num_sampled = max(1, counts.get("sampled") or 0)
-    return [(reason, number, number / num_sampled) for reason, number in (counts.get("dropped") or {}).items()]
+def _drops(facts: Facts) -> list[tuple[str, int, float]]:
+    """(reason, completions, share of all that were sampled); of pairs prompts, and their share."""
+    num_in_all = max(1, facts.counts.get("prompts" if facts.kind == PAIRS else "sampled") or 0)
+    return [(reason, number, number / num_in_all) for reason, number in (facts.counts.get("dropped") or {}).items()]
 
 
 def _source_text(source: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ class Publication:
     repo_id: str
     private: bool
     kind: str
-    """card.TRACES or card.EVALUATION."""
+    """card.TRACES, card.PAIRS or card.EVALUATION."""
     message: str
     """Of the commit."""
     files: dict[str, Path | bytes] = field(repr=False)
@@ -76,7 +76,7 @@ def publication_of(run_dir: Path, repo_id: str, private: bool = False, license_i
     if step == "evaluate":
         tables = _tables_of_scores(run_dir, scores, private)
     else:
-        tables = _tables_of_traces(run_dir, counts)
+        tables = _tables_of_traces(run_dir, counts, are_pairs=card.KINDS.get(step) == card.PAIRS)
     wanted = paths_to_look_for(record, names)
     files: dict[str, Path | bytes] = {
         str(file.relative_to(run_dir)): _readable(lambda table: table_to_send(table, wanted, names), file)
@@ -166,9 +166,14 @@ def _decontamination_of(run_dir: Path, record: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _tables_of_traces(run_dir: Path, counts: Mapping[str, Any]) -> list[Config]:
-    """A config for kept/ and one for prompts/; nothing kept gives none. Raises RecipeError if rows are missing."""
+def _tables_of_traces(run_dir: Path, counts: Mapping[str, Any], are_pairs: bool) -> list[Config]:
+    """A config for kept/ and one for prompts/, which pairs have not; nothing kept gives none.
+
+    Raises RecipeError if rows are missing.
+    """
     expected = {KEPT: counts.get("kept"), PROMPTS: counts.get("prompts")}
+    if are_pairs:
+        del expected[PROMPTS]
     configs = []
     for name, num_expected in expected.items():
         config = _config(run_dir, name, f"{name}/*.parquet")

@@ -138,12 +138,13 @@ def fine_tune(
 ) -> None:
     """Supervised training with trl.SFTTrainer: loss on `completion` (or on all of `text`), model saved at the end."""
     arguments = SFTConfig(**trainer_arguments(recipe, run_dir))  # first: ZeRO-3 then shares weights out as they load
+    model = load()
     trainer = SFTTrainer(
-        model=load(),
+        model=model,
         args=arguments,
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=modeling.lora_config(recipe.model),
+        peft_config=modeling.lora_config(recipe, model),
     )
     check_eos_is_trained(recipe, trainer, tokenizer)
     train(trainer, recipe, run_dir, tokenizer)
