@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from open_r1 import check
 from open_r1.check import all_recipes, check_recipe
 from open_r1.feedback import load_rubric
 from open_r1.recipe import RecipeError, dump_recipe, load_recipe
@@ -439,6 +440,33 @@ def sampling(step: str, tmp_path: Path, **keys) -> dict:
         "preferences": {"preferences": {"rubric": "rubric.yaml", **section}, "judge": JUDGE},
     }
     return {"step": step, "model": model, "data": grpo()["data"], **of_step[step]}
+
+
+OPINION = {"name": "judge", "rubric": "rubric.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "is_told"),
+    [
+        (grpo(rewards=[OPINION], judge=JUDGE), True),
+        (grpo(rewards=[OPINION, "accuracy"], judge=JUDGE), True),  # which nobody looks at
+        (evaluated() | {"rewards": [OPINION], "judge": JUDGE}, True),
+        (evaluated() | {"rewards": [OPINION, {"name": "accuracy", "weight": 0}], "judge": JUDGE}, False),
+        (grpo(rewards=[{**OPINION, "weight": 0}, "accuracy"], judge=JUDGE), False),
+        (grpo(rewards=[OPINION], judge=JUDGE, guards={"max_eval_drop": None}), False),
+        (grpo(), False),
+    ],
+    ids=["opinion", "truth in training", "evaluated by opinion", "truth", "looked at", "not wanted", "no opinion"],
+)
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_opinion_that_nobody_watches_is_told(recipe, is_told, in_pipeline, write_recipe, tmp_path, capsys):
+    sampling("preferences", tmp_path)  # writes the rubric
+    file = write_recipe("grpo.yaml", **recipe)
+    if in_pipeline:
+        file = write_recipe(step="pipeline", stages=[{"name": "rl", "recipe": "grpo.yaml"}])
+    assert check.main([str(file)]) == 0
+    out = capsys.readouterr().out
+    assert ("grpo.yaml: guards: nothing would tell if the policy deceived judge; add eval_data" in out) == is_told
 
 
 @pytest.mark.parametrize("step", ["generate", "distill", "preferences"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_r1 import pipeline, run_record, shares, signals, vllm_server
-from open_r1.check import check_recipe, not_ready
+from open_r1.check import check_recipe, not_ready, notes_on
 from open_r1.nodes import nodes_of, some_nodes
 from open_r1.places import RUNS
 from open_r1.recipe import Recipe, RecipeError, dump_recipe, load_recipe
@@ -112,6 +112,8 @@ def _main(arguments: argparse.Namespace) -> int:
     if is_done(run_dir, recipe, parents):
         print(f"{run_dir} is done already; change the recipe or the seed, or move it away, to run it anew")
     else:
+        for note in notes_on(recipe):
+            print(note, file=sys.stderr)
         print(f"{recipe.step} -> {run_dir}", flush=True)
         try:
             exit_code = launch(recipe, run_dir, parents, in_place=arguments.resume is not None)

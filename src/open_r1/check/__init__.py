@@ -16,6 +16,7 @@ from open_r1.gates import gate_problems
 from open_r1.incompatible import incompatible_settings, missing_packages
 from open_r1.places import ACCELERATE_CONFIGS, HUB, RECIPES
 from open_r1.recipe import Recipe, RecipeError, load_recipe
+from open_r1.rewards import unwatched
 from open_r1.stages import stage_recipe
 
 NO_RECIPES = (ACCELERATE_CONFIGS, HUB)
@@ -58,6 +59,19 @@ def not_ready(recipe: Recipe) -> list[str]:
     return []
 
 
+def notes_on(recipe: Recipe) -> list[str]:
+    """What is no mistake of a recipe that is right, and may yet be none of its author's wishes; of all its stages."""
+    if recipe.step == "pipeline":
+        return list(dict.fromkeys(note for stage in recipe.stages for note in notes_on(stage_recipe(recipe, stage))))
+    if recipe.step != "grpo" or not (names := unwatched(recipe)):
+        return []
+    return [
+        f"note: {recipe.source}: guards: nothing would tell if the policy deceived {', '.join(names)}; add eval_data "
+        f"with a reward that verifies (of weight 0 if it is to look only) or guards.truth, or write guards."
+        f"max_eval_drop: null"
+    ]
+
+
 def all_recipes(folder: Path = RECIPES) -> list[Path]:
     """Every recipe of the repository: each .yaml under recipes/ that is no rubric and not in one of NO_RECIPES."""
     files = [file for file in sorted(folder.rglob("*.yaml")) if not set(NO_RECIPES) & set(file.parents)]
@@ -71,8 +85,8 @@ def main(arguments: list[str]) -> int:
     failed = 0
     for file in files:
         try:
-            check_recipe(load_recipe(file, overrides))
-            print(f"{file}: ok")
+            check_recipe(recipe := load_recipe(file, overrides))
+            print(f"{file}: ok", *notes_on(recipe), sep="\n  ")
         except RecipeError as error:
             failed += 1
             print(error, file=sys.stderr)

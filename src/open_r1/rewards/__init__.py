@@ -63,6 +63,7 @@ VERIFIED = (
     "ioi_code",
     "last_number",
 )
+OPINIONS = ("judge", "reward_model")  # a model's, which may be deceived
 NOT_FROM_0_TO_1 = ("cosine", "length", "repetition_penalty", "reward_model", "soft_overlong_punishment")
 GIVEN_BY_TRAINER = (
     "prompts",
@@ -106,6 +107,14 @@ def rewards_for(rewards: Sequence[Reward], task: str | None) -> list[Reward]:
 def truths_of(guards: Guards, rewards: Sequence[Reward]) -> list[str]:
     """What the rewards are called whose means on eval_data tell what is wanted: guards.truth, or all that verify."""
     return [guards.truth] if guards.truth else [reward.called for reward in rewards if reward.name in VERIFIED]
+
+
+def unwatched(recipe: Recipe) -> list[str]:
+    """What the rewards are called that are a model's opinion and are learned from, if no truth is there to see it."""
+    guards = recipe.guards
+    if guards.max_eval_drop is None or (recipe.eval_data and truths_of(guards, recipe.rewards)):
+        return []
+    return [reward.called for reward in recipe.rewards if reward.name in OPINIONS and reward.weight]
 
 
 def best_checkpoint_metric(recipe: Recipe) -> str | None:
