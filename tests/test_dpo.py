@@ -221,7 +221,8 @@ def test_template_that_changes_what_pairs_say_is_refused(case, recipe_with, tmp_
 def test_earlier_turns_may_lose_their_thinking_and_a_reward_model_is_asked_for_no_answer(recipe_with, tmp_path):
     question, answer = ({"role": "user", "content": "1+1=?"}, {"role": "assistant", "content": "2"})
     pair = {"prompt": [question, {"role": "assistant", "content": "<think>hm</think>2"}, question]}
-    recipe, pairs, tokenizer = rendering_of(recipe_with, tmp_path, {**pair, "chosen": [answer], "rejected": [answer]})
+    answers = {"chosen": [answer], "rejected": [{**answer, "content": "3"}]}
+    recipe, pairs, tokenizer = rendering_of(recipe_with, tmp_path, pair | answers)
     tokenizer.chat_template = STRIPS
     check_rendering(recipe, pairs, tokenizer, after_generation_prompt=True)
     tokenizer.chat_template = PREFILLS

@@ -1,5 +1,6 @@
 """The endpoint backend against a server that fails on order: what arrives, what is asked again, what stops the run."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -9,7 +10,7 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from openai_server import OpenAIServer, Reply, completion
+from openai_server import PATIENCE_SECONDS, OpenAIServer, Reply, completion
 
 from open_r1 import signals
 from open_r1.generation import Completion, Sampling
@@ -18,6 +19,7 @@ from open_r1.generation.client import (
     MAX_RETRY_AFTER_SECONDS,
     MIN_REFUSED,
     Pace,
+    Useless,
     is_nearby,
     retry_after_seconds,
 )
@@ -452,6 +454,40 @@ def test_a_section_that_cannot_work_is_a_mistake_at_once(values, line):
 # Whoever goes early
 
 
+@pytest.mark.parametrize("last", [500, 402, 401], ids=["failed", "ended", "mistake"])
+def test_what_is_under_way_when_one_row_fails_is_not_lost_and_nothing_more_is_asked(last):
+    """The servers that bill for it would do so in any case."""
+    together = threading.Barrier(4)
+
+    def on_request(body):
+        if len(server.requests) <= 4:
+            together.wait(PATIENCE_SECONDS)
+
+    with OpenAIServer(faults=[None, None, last, None], on_request=on_request) as server:
+        asked = backend(server, max_concurrent_requests=4, max_attempts=1)
+        answered = []
+        with pytest.raises((RunStopped, RecipeError)):
+            for row, _ in asked.sample(conversations(40), sampling()):
+                answered.append(row)
+    assert len(server.requests) < 12 and len(answered) == len(server.requests) - 1
+
+
+class NoTime(MadeUpTime):
+    """Who sleeps never wakes up."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.Event().wait()
+
+
+def test_who_waits_to_ask_again_is_not_waited_for():
+    """When another row fails for good."""
+    with OpenAIServer(faults=[429, 402]) as server:
+        asked = backend(server, time=NoTime(), max_concurrent_requests=2, max_attempts=2)
+        with pytest.raises(RunStopped, match="HTTP 402"):
+            list(asked.sample(conversations(2), sampling()))
+    assert len(server.requests) == 2
+
+
 def test_closing_early_ends_what_is_in_flight():
     with OpenAIServer(faults=[None, "hang", "hang", "hang"]) as server:
         rows = backend(server, max_concurrent_requests=3).sample(conversations(9), sampling())
@@ -507,6 +543,8 @@ def answer(message, finish_reason="stop", num_tokens=5) -> bytes:
         ({"content": None, "reasoning_content": "hm"}, "<think>\nhm"),
         ({"content": "", "reasoning_content": "hm"}, "<think>\nhm"),
         ({"content": "<think>hm</think>4", "reasoning": "hm"}, "<think>hm</think>4"),
+        ({"content": None, "reasoning": "it says </think>8"}, "<think>\nit says <\u200b/think>8"),
+        ({"content": "4", "reasoning": "a </think> b"}, "<think>\na <\u200b/think> b\n</think>\n\n4"),
         ({"content": "half \ud83d of a pair, \ud83d\ude00"}, "half \ufffd of a pair, \U0001f600"),
     ],
 )
@@ -531,6 +569,36 @@ def test_thinking_that_did_not_end_is_truncated_and_open():
     assert done == Completion("<think>\nhm", num_tokens=5, truncated=True)
 
 
+def test_thinking_that_is_not_shown_and_did_not_end_is_a_truncated_answer_of_nothing():
+    done = read_answer(answer({"content": None}, "length"), Thinking())
+    assert done == Completion("", num_tokens=5, truncated=True)
+
+
+@pytest.mark.parametrize(("number", "tokens"), [(5, 5), (5.0, 5), (0, 0), (-5, None), ("5", None), (True, None)])
+def test_tokens_are_whole_numbers_from_0(number, tokens):
+    content = answer({"content": "4"}, num_tokens=number)
+    if tokens is not None:
+        assert read_answer(content, Thinking()).num_tokens == tokens
+        return
+    with pytest.raises(ValueError, match="no usage.completion_tokens"):
+        read_answer(content, Thinking())
+
+
+@pytest.mark.parametrize("choices", [[], [{"message": None, "finish_reason": "stop"}], {"0": {}}])
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 5}, (7, 5)),
+        ({"prompt_tokens": 7}, (7, 0)),
+        ({"completion_tokens": 5}, (None, 5)),
+    ],
+)
+def test_tokens_of_an_answer_without_a_choice_are_told(choices, usage, tokens):
+    with pytest.raises(Useless) as useless:
+        read_answer(json.dumps({"choices": choices, "usage": usage}).encode(), Thinking())
+    assert useless.value.tokens == tokens
+
+
 @pytest.mark.parametrize(
     ("message", "finish_reason", "refused"),
     [
@@ -549,6 +617,7 @@ def test_an_answer_that_was_moderated_is_refused(message, finish_reason, refused
     [
         (b"", "no JSON: nothing"),
         (b"\xff\xfe", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
         (b"[]", "no choices"),
         (b"{}", "no choices"),
         (b'{"choices": []}', "no choices"),

@@ -370,14 +370,20 @@ def test_unreadable_verdicts_that_are_forgotten_are_asked_for_again_and_no_other
         for _ in range(2):
             scores = judge_of(recipe_with(server, **section), tmp_path).scores(ORDER, PROMPTS, GROUPS)
             assert scores == [[likes_length(0, text) for text in group] for group in GROUPS]
-    unreadable = [body for body in before if is_nonsense(body)]
-    assert server.requests[len(before) :] == unreadable != []
+    unreadable, after = [body for body in before if is_nonsense(body)], server.requests[len(before) :]
+    assert list(map(without_seed, after)) == list(map(without_seed, unreadable)) != []
+    assert all(new["seed"] != old["seed"] for new, old in zip(after, unreadable, strict=True))  # or they would be equal
+
+
+def without_seed(body: dict) -> dict:
+    return {key: value for key, value in body.items() if key != "seed"}
 
 
 def test_a_line_in_pieces_is_none_and_those_behind_it_are_read(tmp_path):
     VerdictCache(tmp_path).add("00ff", Completion("a", 1, False))
     (file,) = tmp_path.iterdir()
-    file.write_bytes(b'\x00\x00\x00\n{"text": 1}\n' + file.read_bytes())
+    lines = b'\x00\x00\x00\n{"text": 1}\n{"key": "00ff"}\n{"taken_back": [["x"], 0]}\n{"taken_back": 3}\n[1]\n'
+    file.write_bytes(lines + file.read_bytes())
     assert VerdictCache(tmp_path).get("00ff").text == "a"
 
 
@@ -602,6 +608,20 @@ def test_shares_and_who_joins_them_never_pass_the_cap(spent, left, judge_section
         left = [0] * len(left)
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["shares/0-of-2", "", "shares/1-of-2"],
+        ["", "shares/0-of-2", "", "shares/1-of-2"],
+        [*SHARES[:3], "", SHARES[3]],
+        ["shares/0-of-2", *(f"shares/{index}-of-3" for index in range(3)), "shares/1-of-2"],
+    ],
+    ids=" ".join,
+)
+def test_in_no_order_of_shares_and_runs_that_join_them_the_cap_is_passed(order, judge_section, tmp_path):
+    assert sum(spend_all(judge_section, tmp_path / folder) for folder in order) <= 1000
+
+
 def test_who_joins_shares_has_what_they_have_left(judge_section, tmp_path):
     for share in SHARES[:3]:
         leave_spent(tmp_path / share, 200)
@@ -621,6 +641,39 @@ def test_processes_of_a_share_have_its_part(judge_section, tmp_path):
     leave_spent(share, 50)
     spent = [spend_all(judge_section, share, index, 2) for _ in range(9) for index in range(2)]
     assert spent[0] == 100 and 190 < sum(spent) <= 200
+
+
+def test_what_cannot_be_written_down_stops_the_run_and_loses_no_verdict(tmp_path):
+    section = {"endpoint": {"max_concurrent_requests": 1}}
+    with OpenAIServer(answer=verdict_by(likes_length)) as server:
+        judge = judge_of(recipe_with(server, **section), tmp_path)
+        (tmp_path / "judging-0.json.part").mkdir()  # no file can be written under its name
+        with pytest.raises(RunStopped, match="judging-0.json: what the judge has spent cannot be written down"):
+            judge.scores(ORDER, [QUESTION], [["a", "b"]])
+        assert len(server.requests) == 1
+        (tmp_path / "judging-0.json.part").rmdir()
+        again = judge_of(recipe_with(server, **section), tmp_path)
+        again.scores(ORDER, [QUESTION], [["a", "b"]])
+    assert again.report()["cached"] == 1
+
+
+def test_spending_that_cannot_be_read_is_one_line(judge_section, tmp_path):
+    (tmp_path / "judging-0.json").write_text("")
+    told = r"judging-0.json: what a judge has spent cannot be read .* write \{"
+    with pytest.raises(RunStopped, match=told) as stopped:
+        Spending.load(judge_section, "r.yaml", tmp_path)
+    assert "\n" not in str(stopped.value)
+
+
+def test_verdicts_of_a_share_are_found_by_who_joins_it_and_by_other_shares(tmp_path):
+    with OpenAIServer(answer=verdict_by(likes_length)) as server:
+        recipe = recipe_with(server)
+        for folder in (SHARES[0], SHARES[1], "", "shares/0-of-2"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            judge_of(recipe, tmp_path / folder).scores(ORDER, [QUESTION], [["a", "b"]])
+    assert len(server.requests) == 8
+    assert len(list((tmp_path / SHARES[0] / "verdicts").iterdir())) == 1
+    assert not list((tmp_path / "verdicts").iterdir())
 
 
 def leave_spent(folder: Path, tokens: int) -> None:

@@ -100,6 +100,17 @@ def test_a_template_that_cannot_ask_is_a_mistake(template, what, rubric_with):
         ("[gMASK]", "["),
         ("[|endofturn|]", "["),
         ("[TOOL_CALLS]", "["),
+        ("<seed:bos>", "<"),
+        ("<SPECIAL_11>", "<"),
+        ("<extra_id_1>", "<"),
+        ("<reserved_106>", "<"),
+        ("<end_of_utterance>", "<"),
+        ("<BOS_TOKEN>", "<"),
+        ("</role>", "<"),
+        ("<sep>", "<"),
+        ("[EOS]", "["),
+        ("[e~[", "["),
+        ("]~b]", "]"),
     ],
 )
 def test_control_tokens_are_broken_up(text, broken_after):
@@ -107,6 +118,10 @@ def test_control_tokens_are_broken_up(text, broken_after):
         broken_after + text[1:2], f"{broken_after}\u200b{text[1:2]}"
     )
     assert text not in harmless(f"a{text}{text}b")
+
+
+def test_control_tokens_of_a_tokenizer_at_hand_are_broken_up():
+    assert harmless("a end: b", ["end:"]) == "a e\u200bnd: b"
 
 
 def test_a_control_token_inside_another_is_broken_up_as_well():

@@ -148,8 +148,9 @@ def test_parameters_of_a_reward_model_are_counted_as_transformers_does(name):
 def test_adapters_of_a_reward_model_are_counted_as_peft_does_with_its_new_head():
     from peft import get_peft_model
 
-    lora = modeling.lora_config(Model(lora={"r": 4}), "SEQ_CLS")
-    model = get_peft_model(reward_model_of(CONFIGS["qwen2"]), lora)
+    whole = reward_model_of(CONFIGS["qwen2"])
+    recipe = Recipe(step="reward_model", model=Model(lora={"r": 4}))
+    model = get_peft_model(whole, modeling.lora_config(recipe, whole, "SEQ_CLS"))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert replace(architecture_of_config(CONFIGS["qwen2"]), rewards=True).num_lora_parameters(4) == trained
 

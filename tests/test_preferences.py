@@ -365,16 +365,28 @@ def test_one_verdict_that_is_missing_is_one_of_the_run_and_not_of_its_shard(pref
     assert 0 < left.counts["completions_dropped"][NOT_SCORED] < SAMPLES and left.kept
 
 
-def test_missing_verdicts_of_all_attempts_count_in_the_end(recipe_for, tmp_path):
-    keys = {"judge": {"judgements": 1}}
+@pytest.mark.parametrize("cache", [None, "verdicts-of-all"])
+def test_what_got_no_verdict_is_judged_again_and_nothing_else(cache, recipe_for, tmp_path):
+    """With the verdicts of all attempts; and again by the same command, when the judge has been mended."""
+    keys = {"judge": {"judgements": 1, "cache": cache}}
+    run_dir = tmp_path / "run"
     with OpenAIServer(answer=nonsense_one_time_in_five) as judging, OpenAIServer(answer=of_any_length) as answering:
-        run_dir = prefer(
-            recipe_for(judging, answering, **keys, guards={"max_judge_failed_share": None}), tmp_path / "run"
-        )
+        prefer(recipe_for(judging, answering, **keys, guards={"max_judge_failed_share": None}), run_dir)
         (run_dir / "preferences.json").unlink()
-        with pytest.raises(RunStopped, match=r"of 48 completions got no verdict .*delete completions/ and verdicts/"):
-            prefer(recipe_for(judging, answering, **keys, guards={"max_judge_failed_share": 0.05}), run_dir)
-    assert not (run_dir / "preferences.json").exists()
+        recipe = recipe_for(judging, answering, **keys, guards={"max_judge_failed_share": 0.01})
+        judging.answer = lambda body: "No."
+        with pytest.raises(
+            RunStopped, match=r"of \d+ completions got no verdict .*what got no verdict is judged again"
+        ):
+            prefer(recipe, run_dir)
+        assert not (run_dir / "preferences.json").exists()
+        unscored = sum(row["dropped_for"] == NOT_SCORED for row in rows_in(run_dir, "completions"))
+        num_asked, judging.answer = len(judging.requests), verdict_by(likes_words)
+        left = left_in(prefer(recipe, run_dir))
+    assert 0 < len(judging.requests) - num_asked <= unscored
+    assert len(answering.requests) == SAMPLES * NUM_PROMPTS
+    assert all(row["score"] == likes_words(0, row["completion"]) for group in left.scored() for row in group)
+    assert left.counts["completions_dropped"].get(NOT_SCORED) is None and left.counts["judge"]["unreadable"] == 0
 
 
 def test_answers_that_were_cut_off_or_refused_are_not_judged_and_in_no_pair(preferred):

@@ -260,6 +260,18 @@ WRONG = {
         "rewards.0: length compares the completions of one prompt, but 8 completions a process cut groups of 16 in "
         "pieces; choose trainer.per_device_train_batch_size x steps_per_generation as a multiple of num_generations",
     ),
+    "length over groups in pieces of a whole rollout": (
+        trainer(generation_batch_size=16, num_generations=16)
+        | {"rewards": ["length"], "hardware": {"processes_per_node": 2}},
+        "rewards.0: length compares the completions of one prompt, but 8 completions a process cut groups of 16 in "
+        "pieces; choose trainer.generation_batch_size / processes as a multiple of num_generations",
+    ),
+    "length over groups in pieces of an evaluation": (
+        evaluated(per_device_eval_batch_size=2)
+        | {"rewards": ["length", {"name": "accuracy", "weight": 0}], "hardware": {"processes_per_node": 2}},
+        "rewards.0: length compares the completions of one prompt, but 2 completions a process cut groups of 4 in "
+        "pieces; choose trainer.per_device_eval_batch_size as a multiple of num_generations_eval",
+    ),
     "thinking that opens as it closes": (
         grpo(thinking={"open": "</think>"}),
         "thinking: open '</think>', close '</think>': none may be empty or part of the other",

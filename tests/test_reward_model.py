@@ -25,6 +25,7 @@ from open_r1.grpo import grpo
 from open_r1.recipe import RecipeError, load_recipe
 from open_r1.reward_model import reward_model
 from open_r1.run_record import REWARD_MODEL_REPORT
+from open_r1.step_process import RunStopped
 
 FLOAT64 = 1e-9
 LORA = {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -440,6 +441,12 @@ def test_scale_is_that_of_all_rewards():
 def test_report_on_nothing_is_refused():
     with pytest.raises(ValueError, match="no held-out pairs"):
         report_on([], [], [], [])
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
+def test_rewards_that_are_no_numbers_are_no_wrong_answers(lost):
+    with pytest.raises(RunStopped, match="no finite number in 1 of 2 held-out pairs"):
+        report_on([1.0, lost], [0.0, 0.0], [1, 1], [1, 1])
 
 
 # --- In RL

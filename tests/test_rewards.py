@@ -1,5 +1,7 @@
 """What the accuracy reward makes of a completion, and how a recipe's rewards are bound to their functions."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -174,6 +176,19 @@ def test_an_exception_of_a_started_reward_comes_out_of_the_call():
     reward.start(completions)
     with pytest.raises(ZeroDivisionError):
         reward(completions)
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "raise RuntimeError"])
+def test_a_process_does_not_wait_for_what_it_has_begun(end):
+    """As of a server that does not answer."""
+    begin = f"""
+import sys, threading
+from open_r1.rewards.bound import BoundReward
+BoundReward("name", lambda completions, **columns: threading.Event().wait(), {{}}, starts_early=True).start(["a"])
+{end}
+"""
+    ended = subprocess.run([sys.executable, "-c", begin], capture_output=True, timeout=60)
+    assert ended.returncode == (3 if "3" in end else 1)
 
 
 def test_a_reward_of_this_process_is_not_started():

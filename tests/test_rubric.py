@@ -73,6 +73,7 @@ def test_what_is_not_said_is_the_default(write_rubric):
         ({"scale": 10}, "scale: 10 is no scale; write [lowest, highest], e.g. [1, 10]"),
         ({"sees": "answers"}, "sees: unknown sees 'answers'; write answer or whole; did you mean answer?"),
         ({"template": "none.jinja"}, "template: no such file: {folder}/none.jinja"),
+        ({"template": "a\0b"}, "template: {folder}/a\0b cannot be read (embedded null byte)"),
         (
             {"template": "typo.jinja"},
             "template: {folder}/typo.jinja asks for 'anwers' (known: principles, scale, question, messages, answers, "

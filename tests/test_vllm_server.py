@@ -442,7 +442,7 @@ def test_judges_server_alone_is_no_mistake(judged_recipe):
 
 def test_verdicts_are_given_by_the_server_that_the_launcher_starts(served_recipe, site, smallest_model, tmp_path):
     """Both servers at once, each under its model's name."""
-    site(ANSWERS)
+    site(ANSWERS.replace("answer = say_what_was_asked", "answer = lambda body: 'long ' * (1 + body['seed'] % 8)"))
     (tmp_path / "rubric.yaml").write_text(RUBRIC)
     (tmp_path / "judge").mkdir()
     sections = asking(tmp_path) | {"step": "preferences", "model": {"name": str(smallest_model)}}

@@ -27,7 +27,7 @@ from open_r1.resuming import RECIPE_FILE
 from open_r1.rewards import models_of_rewards, sandboxes_of
 from open_r1.sandbox import isolation_of
 from open_r1.stages import freeze_stages, stage_recipe
-from open_r1.step_process import ERROR_FILE, EXIT_STOPPED, warnings_of
+from open_r1.step_process import ERROR_FILE, EXIT_STOPPED, RunStopped, warnings_of
 
 MODULES = {
     "pretrain": "open_r1.sft",
@@ -132,7 +132,8 @@ def _left_behind(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     if warnings := warnings_of(run_dir):
         left["warnings"] = warnings
     if recipe.judge is not None:
-        left["judging"] = spent_in([run_dir, *shares.directories_of_shares(run_dir).values()], recipe.judge)
+        with contextlib.suppress(RunStopped):  # a file that cannot be read; the step has said so
+            left["judging"] = spent_in([run_dir, *shares.directories_of_shares(run_dir).values()], recipe.judge)
     report = run_dir / run_record.REWARD_MODEL_REPORT
     if report.exists():
         left["reward_model"] = json.loads(report.read_text(encoding="utf-8"))

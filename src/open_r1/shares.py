@@ -103,6 +103,12 @@ def directories_of_shares(run_dir: Path) -> dict[Share, Path]:
     return {share: found[share] for share in sorted(filter(None, found))}
 
 
+def directories_of_run(folder: Path) -> list[Path]:
+    """The directories of a whole run, whose own this is or one of its shares': its own first."""
+    run_dir = folder if share_of(folder) is None else folder.parent.parent
+    return [run_dir, *directories_of_shares(run_dir).values()]
+
+
 def shares_in_record(run_dir: Path) -> list[dict[str, Any]]:
     """The shares that a run has taken up, as its record has them: [{share, seconds, run}]."""
     return (read_record(run_dir) or {}).get("shares") or []

@@ -16,6 +16,7 @@ from open_r1.resuming import RECIPE_FILE
 
 ERROR_FILE = "error.txt"
 WARNINGS_FILE = "warnings.jsonl"
+EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 3
 SECONDS_FOR_LAST_WORDS = 5.0
@@ -63,9 +64,10 @@ def _exit_code_of(step: Callable[[Recipe, Path], None], run_dir: Path) -> int:
         leave_reason(run_dir, str(error))
         _tell(str(error))
         return EXIT_USER_ERROR if isinstance(error, RecipeError) else EXIT_STOPPED
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it is, the process ends with it, and as all others do
         leave_reason(run_dir, traceback.format_exc())
-        raise
+        traceback.print_exc()
+        return EXIT_FAULT
     return 0
 
 

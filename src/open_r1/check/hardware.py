@@ -39,16 +39,11 @@ def batch_problems(recipe: Recipe) -> Iterator[str]:
             f"{values['per_device_train_batch_size']} x processes {processes} x steps_per_generation) cannot be "
             f"divided into groups of {values['num_generations']}"
         )
-    elif processes > 1 and (rollouts // processes) % values["num_generations"] and not values["generation_batch_size"]:
-        compares = ("length", "judge") if recipe.judge is not None and recipe.judge.candidates > 1 else ("length",)
-        for index, reward in enumerate(recipe.rewards):
-            if reward.name in compares:
-                yield (
-                    f"rewards.{index}: {reward.name} compares the completions of one prompt, but "
-                    f"{rollouts // processes} completions a process cut groups of {values['num_generations']} in "
-                    f"pieces; choose "
-                    f"trainer.per_device_train_batch_size x steps_per_generation as a multiple of num_generations"
-                )
+    elif processes > 1:
+        given = values["generation_batch_size"]
+        rows = "generation_batch_size / processes" if given else "per_device_train_batch_size x steps_per_generation"
+        mend = f"trainer.{rows} as a multiple of num_generations"
+        yield from _torn_groups(recipe, rollouts // processes, values["num_generations"], mend)
     if recipe.eval_data:
         yield from _eval_batch_problems(recipe, processes)
 
@@ -62,6 +57,20 @@ def _eval_batch_problems(recipe: Recipe, processes: int) -> Iterator[str]:
             f"trainer.per_device_eval_batch_size: {batch} x processes {processes} cannot be divided into groups of "
             f"{group}; raise it, or set trainer.num_generations_eval"
         )
+    elif isinstance(batch, int) and isinstance(group, int) and processes > 1:
+        mend = "trainer.per_device_eval_batch_size as a multiple of num_generations_eval"
+        yield from _torn_groups(recipe, batch, group, mend)
+
+
+def _torn_groups(recipe: Recipe, num_rows: int, group: int, mend: str) -> Iterator[str]:
+    """Rewards that compare the completions of a group, where a process, which has so many rows, gets parts of some."""
+    compares = ("length", "judge") if recipe.judge is not None and recipe.judge.candidates > 1 else ("length",)
+    for index, reward in enumerate(recipe.rewards if num_rows % group else ()):
+        if reward.name in compares:
+            yield (
+                f"rewards.{index}: {reward.name} compares the completions of one prompt, but {num_rows} completions a "
+                f"process cut groups of {group} in pieces; choose {mend}"
+            )
 
 
 def hardware_problems(recipe: Recipe) -> Iterator[str]:

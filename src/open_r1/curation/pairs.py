@@ -130,12 +130,14 @@ def _check_kept(recipe: Recipe, counts: Mapping[str, Any]) -> None:
     )
 
 
-def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Judge:
+def _judge(
+    recipe: Recipe, run_dir: Path, num_completions: int, tokenizer, verdicts: Counter[str], asks_again: bool
+) -> Judge:
     """Rows of completions/, scored by the recipe's judge against the rubric of `preferences`.
 
     Nobody is asked about prompts whose answers can be no pair: with fewer than two that differ in what the judge sees.
     """
-    judge, verdicts = ai_judge_of(recipe, run_dir), verdicts_of(run_dir)
+    judge = ai_judge_of(recipe, run_dir, asks_again)
     rubric = load_rubric(recipe.path(recipe.preferences.rubric))
     thinking = thinking_after(tokenizer, recipe.thinking)
 

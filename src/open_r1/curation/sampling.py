@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ Row = Mapping[str, Any]
 Judge = Callable[[Sequence[Row], Sequence[Sequence[Completion]]], tuple[list[dict[str, Any]], dict[str, float]]]
 """Rows and their completions -> a row for each completion, in order, under the schema of completions/, and what the
 judge counted, which is summed over the shards."""
+JudgeMaker = Callable[[PreTrainedTokenizerBase | None, Counter[str], bool], Judge]
+"""The tokenizer of who answers, the verdicts so far (as `verdicts_of` counts them), and whether a model is asked again
+for verdicts that could not be read -> who judges."""
 
 
 def leave_completions(
@@ -46,13 +49,14 @@ def leave_completions(
     processes: PartialState,
     prompts: Dataset,
     schema: pyarrow.Schema,
-    judge_after: Callable[[PreTrainedTokenizerBase | None], Judge],
+    judge_after: JudgeMaker,
 ) -> list[Path] | None:
     """Leaves completions/ in `run_dir`, and gives its files, in order; None in the directory of a share.
 
-    `judge_after` makes who judges, knowing the tokenizer of who answers; it is asked where something is left to do.
-    What an earlier attempt, or a share that was taken up, has finished is not done again. Returns in every process when
-    all are done. Raises RunStopped if a server fails.
+    `judge_after` makes who judges; it is asked where something is left to do. What an earlier attempt, or a share that
+    was taken up, has finished is not done again; but if too much of a whole run got no verdict, shards with such
+    completions are judged anew, and not sampled. Returns in every process when all are done. Raises RunStopped if a
+    server fails.
     """
     shards = shards_of(len(prompts), section_of(recipe).prompts_per_shard)
     if share := share_of(run_dir):
@@ -61,6 +65,9 @@ def leave_completions(
         _copy_shards(run_dir)
     processes.wait_for_everyone()
     mine = shards[processes.process_index :: processes.num_processes]
+    unjudged = _unjudged_too_often(recipe, shards, run_dir) if share is None else []
+    processes.wait_for_everyone()
+    _judge_again(recipe, prompts, [shard for shard in mine if shard in unjudged], unjudged, run_dir, judge_after)
     _sample_missing(recipe, prompts, mine, run_dir, schema, judge_after)
     processes.wait_for_everyone()
     return [shard.file(run_dir) for shard in shards] if share is None else None
@@ -71,11 +78,11 @@ def section_of(recipe: Recipe) -> Generate:
     return recipe.distill or recipe.generate or recipe.preferences
 
 
-def ai_judge_of(recipe: Recipe, run_dir: Path) -> ModelJudge:
+def ai_judge_of(recipe: Recipe, run_dir: Path, asks_again: bool) -> ModelJudge:
     """The judge of the recipe's section `judge`, for this process of the run, or of a share of it."""
     processes = PartialState()
     device = "cpu" if recipe.hardware.gpus_per_node == 0 else processes.device
-    return judge_of(recipe, run_dir, processes.process_index, processes.num_processes, device)
+    return judge_of(recipe, run_dir, processes.process_index, processes.num_processes, device, asks_again)
 
 
 def model_of(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -83,6 +90,42 @@ def model_of(recipe: Recipe) -> tuple[str | None, str | None]:
     if recipe.distill:
         return recipe.distill.teacher, recipe.distill.teacher_revision
     return recipe.model.name, recipe.model.revision
+
+
+def _unjudged_too_often(recipe: Recipe, shards: Sequence[Shard], run_dir: Path) -> list[Shard]:
+    """The shards with completions that got no verdict, if that is why the run was not done when all were there."""
+    if not all(shard.file(run_dir).exists() for shard in shards):
+        return []
+    verdicts = {shard: _verdicts_in_file(shard.file(run_dir)) for shard in shards}
+    if not _are_too_few(recipe, sum(verdicts.values(), Counter())):
+        return []
+    return [shard for shard in shards if verdicts[shard][UNJUDGED]]
+
+
+def _judge_again(recipe, prompts, shards: list[Shard], unjudged: list[Shard], run_dir, judge_after) -> None:
+    """Writes these shards anew, with other verdicts on the same completions; `unjudged` are those of all processes."""
+    if not shards:
+        return
+    name, revision = model_of(recipe)
+    tokenizer = modeling.load_tokenizer(recipe, name, revision) if name else None
+    others = verdicts_of(run_dir, but_for={shard.file(run_dir) for shard in unjudged})
+    judge = judge_after(tokenizer, others, True)
+    num_samples = section_of(recipe).samples
+    for shard in shards:
+        table = pyarrow.parquet.read_table(shard.file(run_dir))
+        completions = [
+            Completion(row["completion"], row["num_tokens"], row["truncated"], refused=row["refused"])
+            for row in table.select(["completion", "num_tokens", "truncated", "refused"]).to_pylist()
+        ]
+        completions_PG = [completions[start:][:num_samples] for start in range(0, len(completions), num_samples)]
+        judged, counted = judge(_rows_of(prompts, shard), completions_PG)
+        sampled = json.loads(table.schema.metadata[SAMPLED])
+        metadata = {SAMPLED: json.dumps({**sampled, "judge": counted})}
+        write_rows(judged, table.schema.with_metadata(metadata), shard.file(run_dir))
+
+
+def _rows_of(prompts: Dataset, shard: Shard) -> list[dict[str, Any]]:
+    return [{**prompts[index], "id": str(index)} for index in range(shard.start, shard.stop)]
 
 
 def _sample_missing(recipe, prompts, shards: list[Shard], run_dir, schema, judge_after) -> None:
@@ -94,7 +137,7 @@ def _sample_missing(recipe, prompts, shards: list[Shard], run_dir, schema, judge
     tokenizer = modeling.load_tokenizer(recipe, name, revision) if name else None
     device = "cpu" if recipe.hardware.gpus_per_node == 0 else PartialState().device
     backend = backend_of(recipe, name, revision, tokenizer, device)
-    judge = judge_after(tokenizer)
+    judge = judge_after(tokenizer, verdicts_of(run_dir), False)
     sampling = Sampling(
         temperature=section.temperature,
         top_p=section.top_p,
@@ -110,7 +153,7 @@ def _sample_missing(recipe, prompts, shards: list[Shard], run_dir, schema, judge
         shown=PartialState().is_local_main_process,
     )
     for shard in missing:
-        rows = [{**prompts[index], "id": str(index)} for index in range(shard.start, shard.stop)]
+        rows = _rows_of(prompts, shard)
         before, tokens_before, started = Counter(backend.counts()), watch.num_tokens, time.monotonic()
         completions_PG = sample_shard(shard, [row["prompt"] for row in rows], backend, sampling, run_dir, watch)
         seconds, num_tokens = time.monotonic() - started, watch.num_tokens - tokens_before
@@ -139,12 +182,20 @@ def verdicts_in(reasons: Iterable[str | None]) -> Counter[str]:
     return Counter({JUDGED: len(asked), UNJUDGED: sum((why or "").endswith(NO_VERDICT) for why in asked)})
 
 
-def verdicts_of(run_dir: Path) -> Counter[str]:
-    """The same of all shards that are there."""
-    verdicts = verdicts_in([])
-    for file in sorted((run_dir / FOLDER).glob("part-*.parquet")):
-        verdicts.update(verdicts_in(pyarrow.parquet.read_table(file, columns=["dropped_for"])[0].to_pylist()))
-    return verdicts
+def verdicts_of(run_dir: Path, but_for: Collection[Path] = ()) -> Counter[str]:
+    """The same of all shards that are there, but for some files."""
+    files = [file for file in sorted((run_dir / FOLDER).glob("part-*.parquet")) if file not in but_for]
+    return sum(map(_verdicts_in_file, files), verdicts_in([]))
+
+
+def _verdicts_in_file(file: Path) -> Counter[str]:
+    return verdicts_in(pyarrow.parquet.read_table(file, columns=["dropped_for"])[0].to_pylist())
+
+
+def _are_too_few(recipe: Recipe, verdicts: Mapping[str, int]) -> bool:
+    """True if so many of a whole run's completions got no verdict that it is not done."""
+    limit = recipe.guards.max_judge_failed_share
+    return limit is not None and verdicts[UNJUDGED] > limit * verdicts[JUDGED]
 
 
 def check_judged(
@@ -167,11 +218,10 @@ def check_judged(
     if num_unjudged > max(allowed_from_the_start, limit * num_judged):
         if judge is not None:
             judge.forget_unreadable()
-        anew = "delete completions/ and verdicts/, of shares too, and start again"
-        mend = anew if is_whole else "start again; nothing is sampled twice"
         raise RunStopped(
             f"{num_unjudged} of {num_judged} completions got no verdict (guards.max_judge_failed_share: {limit:g}); "
-            f"see that the judge works, e.g. its sandbox or its server, and {mend}"
+            f"see that the judge works, e.g. its sandbox or its server, and start again; nothing is sampled twice, and "
+            f"what got no verdict is judged again"
         )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,14 @@ def leave_traces(recipe: Recipe, run_dir: Path, processes: PartialState) -> None
     processes.wait_for_everyone()
 
 
-def _judge(recipe: Recipe, run_dir: Path, num_completions: int, tokenizer) -> Judge:
+def _judge(
+    recipe: Recipe, run_dir: Path, num_completions: int, tokenizer, verdicts: Counter[str], asks_again: bool
+) -> Judge:
     """The recipe's rewards, after prompts as this tokenizer renders them. Raises RecipeError if one cannot be had."""
     load_reward_models(recipe)
-    verdicts = verdicts_of(run_dir)
     thinking = thinking_after(tokenizer, recipe.thinking)
     by_model = {reward.called for reward in recipe.rewards if _asks_a_model(reward)}
-    ai_judge = ai_judge_of(recipe, run_dir) if asks_judge(recipe.rewards) else None
+    ai_judge = ai_judge_of(recipe, run_dir, asks_again) if asks_judge(recipe.rewards) else None
     max_tokens = section_of(recipe).max_completion_length
     rewards = build_rewards(recipe.rewards, thinking, recipe.seed, max_tokens, ai_judge)
 

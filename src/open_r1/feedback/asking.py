@@ -19,10 +19,14 @@ from open_r1.feedback.rubric import TEMPLATES, Rubric
 from open_r1.recipe import RecipeError
 
 ZERO_WIDTH_SPACE = "\u200b"
-# <|im_end|>, <|eot_id|>, … and DeepSeek's <｜…｜>; [|…|] of EXAONE; Llama 2, Mistral, Gemma, GLM.
+# <|im_end|>, <|eot_id|>, … and DeepSeek's <｜…｜>; [|…|] of EXAONE; Llama 2, Mistral, Gemma, GLM, Seed-OSS, Nemotron,
+# T5, Ling, SmolVLM; [e~[ and ]~b] of MiniMax; BERT's.
 CONTROL_TOKEN = re.compile(
-    r"(?P<first><(?=[|｜]|/?s>|</?SYS>>|(start|end)_of_(turn|image)>|(bos|eos|unk|pad|sop|eop)>)"
-    r"|\[(?=\||gMASK\]|/?(INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\]))"
+    r"(?P<first><(?=[|｜]|/?s>|</?SYS>>|(start|end)_of_(turn|image|utterance)>|(bos|eos|unk|pad|sop|eop|sep|cls|mask)>"
+    r"|seed:\w+>|(SPECIAL|extra_id|reserved)_\d+>|(unused|ctrl)\d+>|(BOS|EOS|PAD|UNK)_TOKEN>|/?role>)"
+    r"|\[(?=\||gMASK\]|e~\[|/?(INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\]"
+    r"|(BOS|EOS|UNK|PAD|SEP|CLS|MASK)\])"
+    r"|\](?=~b\]))"
 )
 NONCE_DIGITS, TRIES_PER_LENGTH = 6, 16
 
@@ -93,12 +97,15 @@ def first_labels(number: int) -> list[str]:
     return list(itertools.islice(labels(), number))
 
 
-def harmless(text: str) -> str:
+def harmless(text: str, control_tokens: Iterable[str] = ()) -> str:
     """The text with a zero-width space behind the first character of whatever may be a control token of a template.
 
-    Half of a surrogate pair, which no request could hold, becomes U+FFFD.
+    `control_tokens` are those of a tokenizer at hand, beside the known ones. Half of a surrogate pair, which no request
+    could hold, becomes U+FFFD.
     """
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    for token in control_tokens:
+        text = text.replace(token, f"{token[0]}{ZERO_WIDTH_SPACE}{token[1:]}")
     return CONTROL_TOKEN.sub(rf"\g<first>{ZERO_WIDTH_SPACE}", text)
 
 

@@ -13,31 +13,41 @@ import re
 import secrets
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from open_r1.generation import Completion, Sampling
 
+PARTS = {"key", "text", "prompt_tokens", "completion_tokens", "truncated"}  # of a verdict's line
+
 
 class VerdictCache:
     """Verdicts by key. In memory is only where each of them stands: a long run has millions.
 
-    Makes the folder if it is not there. Raises OSError if it cannot be read and written: before a verdict is paid for.
+    Makes the folder if it is not there; in the folders `beside` it verdicts are found as well. Raises OSError if one
+    cannot be read, or the first not written: before a verdict is paid for.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, beside: Sequence[Path] = ()):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
         self._places: dict[bytes, tuple[Path, int]] = {}  # file, and the line's first byte in it
+        self._times_taken_back: Counter[bytes] = Counter()
         host = re.sub(r"[^\w.-]", "_", socket.gethostname())
         self._file = folder / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
-        lines = [(file, *line) for file in sorted(folder.glob("*.jsonl")) for line in _lines_of(file)]
+        files = [file for each in (folder, *beside) for file in sorted(each.glob("*.jsonl"))]
+        lines = [(file, *line) for file in files for line in _lines_of(file)]
         taken_back = {what for _, _, what in lines if isinstance(what, tuple)}
         for file, start, key in lines:
-            if isinstance(key, bytes) and (file.name, start) not in taken_back:
+            if isinstance(key, tuple):
+                continue
+            if (file.name, start) in taken_back:
+                self._times_taken_back[key] += 1
+            else:
                 self._places.setdefault(key, (file, start))
 
     def __len__(self) -> int:
@@ -71,6 +81,11 @@ class VerdictCache:
         if (place := self._places.pop(bytes.fromhex(key), None)) is not None:
             file, start = place
             self._write({"taken_back": [file.name, start]})
+            self._times_taken_back[bytes.fromhex(key)] += 1
+
+    def times_taken_back(self, key: str) -> int:
+        """How many verdicts of this key have been forgotten."""
+        return self._times_taken_back[bytes.fromhex(key)]
 
     def _write(self, entry: Mapping[str, Any]) -> int:
         """Adds a line to this process' file; gives its first byte."""
@@ -111,11 +126,11 @@ def _lines_of(file: Path) -> Iterator[tuple[int, bytes | tuple[str, int]]]:
     start = 0
     with file.open("rb") as lines:
         for line in lines:
-            with contextlib.suppress(ValueError, TypeError, KeyError):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 entry = json.loads(line)
                 if "taken_back" in entry:
                     name, first_byte = entry["taken_back"]
-                    yield start, (name, first_byte)
-                else:
+                    yield start, (str(name), int(first_byte))
+                elif entry.keys() >= PARTS:
                     yield start, bytes.fromhex(entry["key"])
             start += len(line)

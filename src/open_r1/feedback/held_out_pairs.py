@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from open_r1.step_process import RunStopped
+
 NUM_BINS = 5  # of confidence, from 0.5 to 1
 
 
@@ -29,7 +31,7 @@ def report_on(
     accuracy_if_longer, accuracy_if_shorter   among pairs whose chosen answer is the longer, the shorter one
     mean, std           of all rewards
 
-    What there are no pairs for is None. Raises ValueError without any pair.
+    What there are no pairs for is None. Raises ValueError without any pair, RunStopped for rewards that are no numbers.
     """
     chosen, rejected, chosen_tokens, rejected_tokens = map(
         np.asarray, (chosen, rejected, chosen_tokens, rejected_tokens)
@@ -37,6 +39,8 @@ def report_on(
     if not len(chosen):
         raise ValueError("no held-out pairs")
     margin = chosen - rejected
+    if num_lost := int((~np.isfinite(margin)).sum()):
+        raise RunStopped(f"the reward model gives no finite number in {num_lost} of {len(chosen)} held-out pairs")
     right = (margin > 0) + 0.5 * (margin == 0)
     tokens = chosen_tokens - rejected_tokens
     accuracy = float(right.mean())

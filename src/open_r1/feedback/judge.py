@@ -20,12 +20,13 @@ from open_r1.feedback.orders import Unit, units_of
 from open_r1.feedback.reading import read_verdict
 from open_r1.feedback.rubric import Rubric
 from open_r1.feedback.spending import Spending
-from open_r1.generation import Backend, Completion, Conversation, Sampling
+from open_r1.generation import Backend, Completion, Conversation, Row, Sampling
 from open_r1.generation.backends import REQUESTS_PER_COPY, SECONDS_OF_REQUEST
 from open_r1.generation.endpoint import EndpointBackend
 from open_r1.recipe import Endpoint, Judge, Recipe, RecipeError, Thinking, is_path
 from open_r1.recipe.trainer_fields import trainer_value
 from open_r1.run_record import weights_sha256
+from open_r1.shares import directories_of_run
 from open_r1.step_process import RunStopped
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class ModelJudge:
     """Scores answers with a model that `backend` samples from; what it said before is in `cache`.
 
     `who` tells this model from others, in the keys of the cache. `file` is the recipe, for errors. `spending` is the
-    backend's meter, here for the report alone. One for a process: two would write over what the other has spent.
+    backend's meter, here for the report alone. If it `asks_again`, what stands in the cache and cannot be read is asked
+    for once more. One for a process: two would write over what the other has spent.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ModelJudge:
         spending: Spending,
         seed: int = 0,
         file: str = "recipe.yaml",
+        asks_again: bool = False,
     ):
         self._section, self._backend, self._who, self._cache = section, backend, dict(who), cache
         self._spending, self._file = spending, file
@@ -78,6 +81,7 @@ class ModelJudge:
         )
         self._counts = Counter(verdicts=0, cached=0, unreadable=0, refused=0)
         self._unreadable: set[str] = set()  # keys of verdicts
+        self._asks_again, self._asked_again = asks_again, set()  # the latter are keys as well
         self._first_less_last, self._spread = _Sum(), _Sum()
         self._lock = threading.Lock()
 
@@ -133,9 +137,13 @@ class ModelJudge:
         return {**report_of(self.tally()), **self._spending.report()}
 
     def forget_unreadable(self) -> None:
-        """Takes what could not be read out of the cache: a run that ends for it asks again when it is started again."""
-        for key in self._unreadable:
-            self._cache.take_back(key)
+        """Takes what could not be read out of the cache: a run that ends for it asks again when it is started again.
+
+        Where that cannot be written down it is left: why the run ends is more to the point.
+        """
+        with contextlib.suppress(OSError):
+            for key in self._unreadable:
+                self._cache.take_back(key)
         self._unreadable.clear()
 
     def tally(self) -> dict[str, float]:
@@ -163,7 +171,7 @@ class ModelJudge:
     def _verdicts(self, rubric: Rubric, wanted: Sequence[Asked]) -> dict[str, list[dict[str, int]] | None]:
         """Key -> the verdict, None if it cannot be read or was refused."""
         asked = list({each.key: each for each in wanted}.values())
-        found = {each.key: verdict for each in asked if (verdict := self._cache.get(each.key)) is not None}
+        found = {each.key: verdict for each in asked if (verdict := self._found(each, rubric)) is not None}
         self._counts.update(verdicts=len(asked), cached=len(found))
         found |= self._sampled(asked, found)
         verdicts = {each.key: _read(found[each.key], rubric, len(each.shown)) for each in asked}
@@ -173,24 +181,37 @@ class ModelJudge:
         self._unreadable |= unreadable
         return verdicts
 
+    def _found(self, asked: Asked, rubric: Rubric) -> Completion | None:
+        """The verdict in the cache; None if there is none, or it is to be asked for again."""
+        verdict = self._cache.get(asked.key)
+        if not self._asks_again or verdict is None or asked.key in self._asked_again:
+            return verdict
+        if _read(verdict, rubric, len(asked.shown)) is not None:
+            return verdict
+        self._asked_again.add(asked.key)
+        self._cache.take_back(asked.key)
+        return None
+
     def _sampled(self, asked: Sequence[Asked], found: Mapping[str, Completion]) -> dict[str, Completion]:
         """What the model says to all that was not found; each is in the cache as soon as it is there.
 
         The backend is told of all that is asked, so that a verdict has the seed of its place in this call, whatever an
-        earlier attempt has left in the cache.
+        earlier attempt has left in the cache; and another one if it was taken back, or it would be the same.
         """
-        wanted = {(index, 0) for index, each in enumerate(asked) if each.key not in found}
-        if not wanted:
-            return {}
-        sampling = dataclasses.replace(self._sampling, schemas=[each.schema for each in asked])
+        wanted_of: dict[int, set[Row]] = defaultdict(set)
+        for index, each in enumerate(asked):
+            if each.key not in found:
+                wanted_of[self._cache.times_taken_back(each.key)].add((index, 0))
+        messages, schemas = [each.messages for each in asked], [each.schema for each in asked]
         sampled = {}
         try:
-            completions = self._backend.sample([each.messages for each in asked], sampling, wanted)
-            with contextlib.closing(completions):
-                for (index, _), verdict in completions:
-                    sampled[asked[index].key] = verdict
-                    if verdict.refused is None:
-                        self._keep(asked[index].key, verdict)
+            for times, wanted in sorted(wanted_of.items()):
+                sampling = dataclasses.replace(self._sampling, seed=self._sampling.seed + times, schemas=schemas)
+                with contextlib.closing(self._backend.sample(messages, sampling, wanted)) as completions:
+                    for (index, _), verdict in completions:
+                        sampled[asked[index].key] = verdict
+                        if verdict.refused is None:
+                            self._keep(asked[index].key, verdict)
         except jinja2.TemplateError as error:
             raise RecipeError(
                 f"{self._file}: judge.name: its chat template does not take what is asked ({error}); where it knows no "
@@ -263,11 +284,12 @@ def judge_of(
     process_index: int = 0,
     num_processes: int = 1,
     device: "torch.device | str" = "cpu",
+    asks_again: bool = False,
 ) -> ModelJudge:
     """The judge of the recipe's section `judge`: its endpoint, vLLM that was started for it, or a model loaded here.
 
-    Its verdicts are in `judge.cache` or in `run_dir/verdicts`, what it spends in `run_dir/judging-<process>.json`.
-    Raises RecipeError if the judge cannot be had.
+    Its verdicts are in `judge.cache`, or in `run_dir/verdicts` and, to be read, in those of the run's shares; what it
+    spends is in `run_dir/judging-<process>.json`. Raises RecipeError if the judge cannot be had.
     """
     section, file = recipe.judge, str(recipe.source)
     spending = Spending.load(section, file, run_dir, process_index, num_processes)
@@ -277,13 +299,15 @@ def judge_of(
         backend: Backend = EndpointBackend(endpoint, file, key, meter=spending)
     else:
         backend = _backend_here(recipe, spending, device)
-    return ModelJudge(section, backend, who_judges(recipe), cache, spending, recipe.seed, file)
+    return ModelJudge(section, backend, who_judges(recipe), cache, spending, recipe.seed, file, asks_again)
 
 
 def _cache_of(recipe: Recipe, run_dir: Path) -> VerdictCache:
-    folder = recipe.path(recipe.judge.cache) if recipe.judge.cache else run_dir / FOLDER
+    folder, beside = run_dir / FOLDER, [each / FOLDER for each in directories_of_run(run_dir) if each != run_dir]
+    if recipe.judge.cache:
+        folder, beside = recipe.path(recipe.judge.cache), []
     try:
-        return VerdictCache(folder)
+        return VerdictCache(folder, beside)
     except OSError as error:
         raise RecipeError(
             f"{recipe.source}: judge.cache: verdicts cannot be kept in {folder} ({error.strerror}); name a folder that "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from open_r1.feedback.asking import first_labels, request
-from open_r1.feedback.reading import read_verdict
+from open_r1.feedback.reading import no_key_twice, read_verdict
 from open_r1.feedback.rubric import Rubric
 from open_r1.recipe import Thinking
 from open_r1.rewards.completion import Completion, completion_text, prompt_messages
@@ -49,6 +49,6 @@ def _read(scores: Any) -> Any:
     if not isinstance(scores, str):
         return dict(scores) if isinstance(scores, Mapping) else scores
     try:
-        return json.loads(scores)
+        return json.loads(scores, object_pairs_hook=no_key_twice)
     except (ValueError, RecursionError):
         return scores

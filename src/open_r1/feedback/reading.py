@@ -21,7 +21,7 @@ def read_verdict(text: str, rubric: Rubric, num_answers: int) -> list[dict[str, 
     if fenced := FENCED.fullmatch(text):
         text = fenced[1]
     try:
-        verdict = json.loads(text, object_pairs_hook=_object)
+        verdict = json.loads(text, object_pairs_hook=no_key_twice)
     except (ValueError, RecursionError):
         return None
     labels = first_labels(num_answers)
@@ -35,7 +35,7 @@ def read_verdict(text: str, rubric: Rubric, num_answers: int) -> list[dict[str, 
     return scores
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The pairs as a dict; raises ValueError if a key is there twice: nobody knows which of the two is meant."""
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a key is there twice")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from open_r1.feedback.asking import harmless
 from open_r1.generation.client import Api, EndpointClient, said_in
 from open_r1.recipe import Endpoint, Recipe, RecipeError
 
@@ -35,14 +36,15 @@ class RewardModel:
 
         None too for what is no finite number, as of weights that training has spoilt.
 
-        Conversations of like length are computed together, `batch_size` at a time; one by one if the model's config
-        names no token of padding, by which it would know the last token of a conversation.
+        Control tokens in what was said are broken up: an answer opens no turn of its own. Conversations of like length
+        are computed together, `batch_size` at a time; one by one if the model's config names no token of padding, by
+        which it would know the last token of a conversation.
         """
         import torch
 
         rendered = [
-            self.tokenizer.apply_chat_template(list(conversation), tokenize=True, return_dict=True)["input_ids"]
-            for conversation in conversations
+            self.tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=True)["input_ids"]
+            for conversation in _harmless(conversations, self.tokenizer.all_special_tokens)
         ]
         rewards: list[float | None] = [None] * len(rendered)
         fits = [row for row, ids in enumerate(rendered) if max_tokens is None or len(ids) <= max_tokens]
@@ -63,6 +65,13 @@ class RewardModel:
             for row, reward in zip(rows, rewards_B.tolist(), strict=True):
                 rewards[row] = reward if math.isfinite(reward) else None
         return rewards
+
+
+def _harmless(conversations: Sequence[Conversation], control_tokens: Sequence[str] = ()) -> list[list[dict[str, str]]]:
+    return [
+        [{**message, "content": harmless(message["content"], control_tokens)} for message in conversation]
+        for conversation in conversations
+    ]
 
 
 def padding_problem(tokenizer: "PreTrainedTokenizerBase", pad_token_id: int | None) -> str | None:
@@ -97,6 +106,7 @@ def reward_model_here(path: str, revision: str | None, dtype: str) -> RewardMode
     """
     import torch
     from accelerate import PartialState
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
@@ -104,7 +114,7 @@ def reward_model_here(path: str, revision: str | None, dtype: str) -> RewardMode
             path, revision=revision, dtype=getattr(torch, dtype), output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # the last two of weights, torn or others
         reason = str(error).partition("\n")[0]
         raise RecipeError(f"rewards: reward model {Path(path).name!r} cannot be loaded ({reason})") from error
     if loading["missing_keys"]:
@@ -161,7 +171,7 @@ class ServedRewardModel:
         Raises RunStopped if the server fails or refuses too many; RecipeError if key, model or address are not its own.
         """
         options = {"model": self._endpoint.model, "use_activation": False, **self._endpoint.extra_body}
-        bodies = ((row, {**options, "messages": list(asked)}) for row, asked in enumerate(conversations))
+        bodies = ((row, {**options, "messages": asked}) for row, asked in enumerate(_harmless(conversations)))
         rewards: list[float | None] = [None] * len(conversations)
         with self._lock, contextlib.closing(self._client.answers(self._api, bodies)) as answers:
             for row, rated in answers:
@@ -181,7 +191,7 @@ def read_reward(content: bytes) -> Rated:
         (entry,) = json.loads(content)["data"]
         (value,) = entry["probs"]
         reward = math.nan if isinstance(value, bool | str) else float(value)
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise ValueError(f"the answer has no data[0].probs of one number: {said_in(content)}") from None
     if not math.isfinite(reward):
         raise ValueError(f"the answer's reward is {value!r}, no finite number")

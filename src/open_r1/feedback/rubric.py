@@ -30,7 +30,7 @@ class Principle(Section):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """Its key in a verdict."""
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0, le=1e9, allow_inf_nan=False)
     """Its share of the score, relative to the weights of the others."""
     text: str
     """What the judge is told of it."""
@@ -135,7 +135,7 @@ def _read_template(rubric_file: Path, name: str) -> str:
         asked = jinja2.meta.find_undeclared_variables(TEMPLATES.parse(text)) - set(TEMPLATES.globals)
     except FileNotFoundError:
         raise RecipeError(f"{rubric_file}: template: no such file: {file}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{rubric_file}: template: {file} cannot be read ({error})") from None
     except jinja2.TemplateSyntaxError as error:
         raise RecipeError(f"{rubric_file}: template: {file}, line {error.lineno}: {error.message}") from None

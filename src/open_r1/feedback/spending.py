@@ -10,7 +10,7 @@ from typing import Any
 
 from open_r1.generation import Tokens
 from open_r1.recipe import Judge
-from open_r1.shares import directories_of_shares, share_of
+from open_r1.shares import directories_of_run, directories_of_shares, share_of
 from open_r1.step_process import RunStopped
 from open_r1.whole_files import whole
 
@@ -42,7 +42,8 @@ class Spending:
     Before a request the most that it can take is set aside. What has been spent by all processes when this one begins
     is off the caps, and each of `num_processes` may spend an equal part of the rest. A share of a run has its part of
     the run's caps once and for all, however often it is taken up; what the rest of the run has spent is off before:
-    for the run that joins shares, all of theirs. Requests of which nobody says what they took count as nothing, as
+    for the run that joins shares, all of theirs. And no part is more than what is left of the caps when it begins,
+    whoever has spent the rest. Requests of which nobody says what they took count as nothing, as
     those that a kill cuts off.
 
     `file` is the recipe, for errors. With a `folder`, what this process has spent is in a file there after each answer.
@@ -63,7 +64,7 @@ class Spending:
         self._own_file = None if folder is None else folder / f"judging-{process_index}.json"
         self.spent, self.num_requests = NOTHING, 0  # by this process, in all attempts of the run
         self._spent_before, self._all_spent_before = NOTHING, NOTHING
-        self._spent_elsewhere, self._num_shares = NOTHING, 1
+        self._spent_elsewhere, self._spent_anywhere, self._num_shares = NOTHING, NOTHING, 1
         self._reserved, self._num_in_flight = NOTHING, 0
         self._stopped: RunStopped | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -82,9 +83,8 @@ class Spending:
                 spending._spent_before = tokens
         if share := share_of(folder):
             spending._num_shares = share.count
-        for elsewhere in _elsewhere(folder):
-            for _, _, tokens in _spent_by_processes(elsewhere):
-                spending._spent_elsewhere = _sum(spending._spent_elsewhere, tokens)
+        spending._spent_elsewhere = _spent_in(_elsewhere(folder))
+        spending._spent_anywhere = _spent_in(directories_of_run(folder))
         return spending
 
     def save(self) -> None:
@@ -92,6 +92,16 @@ class Spending:
         if self._own_file is not None:
             with whole(self._own_file) as unfinished:
                 unfinished.write_text(json.dumps(_counts(self.num_requests, self.spent)) + "\n", encoding="utf-8")
+
+    def _save_or_stop(self) -> None:
+        """Saves; if that fails nothing more is asked for. What has just been paid for is its caller's all the same."""
+        try:
+            self.save()
+        except OSError as error:
+            self._stopped = RunStopped(
+                f"{self._own_file}: what the judge has spent cannot be written down ({error.strerror}); make room, and "
+                f"start again"
+            )
 
     def report(self) -> dict[str, Any]:
         """Requests, tokens and usd of this process in all attempts of the run; usd is None without a price."""
@@ -130,7 +140,7 @@ class Spending:
             self.spent = _sum(self.spent, taken)
             self.num_requests += num_requests
             if num_requests:
-                self.save()
+                self._save_or_stop()
             for waiting in self._waiting:
                 waiting.get_loop().call_soon_threadsafe(_wake, waiting)
             self._waiting.clear()
@@ -168,8 +178,9 @@ class Spending:
 
     def _allowed(self, cap: Cap) -> float:
         """What this process may spend of a cap in all, its earlier attempts included."""
-        part = (cap.most - cap.of(self._spent_elsewhere)) / self._num_shares
-        return cap.of(self._spent_before) + (part - cap.of(self._all_spent_before)) / self._num_processes
+        part = (cap.most - cap.of(self._spent_elsewhere)) / self._num_shares - cap.of(self._all_spent_before)
+        left = cap.most - cap.of(self._spent_anywhere)
+        return cap.of(self._spent_before) + min(part, left) / self._num_processes
 
 
 def spent_in(folders: Iterable[Path], section: Judge) -> dict[str, Any]:
@@ -189,11 +200,25 @@ def _elsewhere(folder: Path) -> list[Path]:
     return [run_dir, *(path for other, path in directories_of_shares(run_dir).items() if other.count != share.count)]
 
 
+def _spent_in(folders: Iterable[Path]) -> Tokens:
+    spent = NOTHING
+    for folder in folders:
+        for _, _, tokens in _spent_by_processes(folder):
+            spent = _sum(spent, tokens)
+    return spent
+
+
 def _spent_by_processes(folder: Path) -> Iterator[tuple[Path, int, Tokens]]:
-    """Yields the file of each process of a run, and the requests and tokens in it."""
+    """Yields the file of each process of a run, and the requests and tokens in it. Raises RunStopped if one is torn."""
     for file in sorted(folder.glob("judging-*.json")):
-        entry = json.loads(file.read_text(encoding="utf-8"))
-        yield file, entry["requests"], Tokens(entry["prompt_tokens"], entry["completion_tokens"])
+        try:
+            entry = json.loads(file.read_text(encoding="utf-8"))
+            yield file, entry["requests"], Tokens(entry["prompt_tokens"], entry["completion_tokens"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunStopped(
+                f"{file}: what a judge has spent cannot be read ({type(error).__name__}: {error}); write "
+                f"{json.dumps(_counts(0, NOTHING))} there, with the numbers of your bill, and start again"
+            ) from None
 
 
 def _in_all(section: Judge, num_requests: int, spent: Tokens) -> dict[str, Any]:

@@ -5,6 +5,7 @@ what the server does not want to answer has an answer that says so. What is aske
 """
 
 import asyncio
+import contextlib
 import functools
 import importlib.util
 import ipaddress
@@ -133,7 +134,8 @@ class EndpointClient:
         the body of each request and what asks for it, gives its answer, and lets its Failure pass.
 
         Raises RunStopped if one row failed max_attempts times, or if too many were refused; RecipeError if key, model
-        or address are not the server's. What has ended before is yielded first.
+        or address are not the server's. Nothing is asked for then that is not under way, and what is under way, which
+        may have to be paid for, is yielded first.
         """
         answers: queue.SimpleQueue[tuple[Key, AnswerT] | None] = queue.SimpleQueue()
         room = asyncio.Semaphore(2 * self._endpoint.max_concurrent_requests)
@@ -174,34 +176,44 @@ class EndpointClient:
         room: asyncio.Semaphore,
     ) -> None:
         """Puts every row's answer into `answers`."""
+        work = _Work()
 
-        async def work() -> None:
+        async def answer_some() -> None:
             # Room comes first: a row that was taken and not answered would be lost to the other workers.
-            while await room.acquire() and (row := next(asked, None)) is not None:
+            while await room.acquire() and work.failed is None and (row := next(asked, None)) is not None:
                 key, body = row
                 self._num_rows += 1
-                answer = await self._answer(client, api, body, around)
-                answers.put((key, answer))
-                if answer.refused is not None:
-                    self._note_refusal(answer.refused)
+                try:
+                    answer = await self._answer(client, api, body, around, work)
+                    answers.put((key, answer))
+                    if answer.refused is not None:
+                        self._note_refusal(answer.refused)
+                except (RunStopped, RecipeError) as failure:
+                    work.end(failure)
 
         async with self._client() as client:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._endpoint.max_concurrent_requests):
-                        group.create_task(work())
+                        work.workers.append(group.create_task(answer_some()))
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
+        if work.failed is not None:
+            raise work.failed
 
-    async def _answer(self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body, around: Around | None) -> AnswerT:
+    async def _answer(
+        self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body, around: Around | None, work: "_Work"
+    ) -> AnswerT:
         """One answer, after as many requests as it takes. Raises RunStopped if it takes too many."""
         for num_attempts in range(1, self._endpoint.max_attempts + 1):
-            ask = functools.partial(self._ask, client, api, body, num_attempts > 1)
+            ask = functools.partial(self._ask, client, api, body, num_attempts > 1, work)
             try:
                 return await (ask() if around is None else around(body, ask))
             except Failure as failure:
                 self._counts[failure.kind] += 1
                 last = failure
+            if work.failed is not None:
+                break
             if num_attempts < self._endpoint.max_attempts:
                 if self._counts[last.kind] == 1:
                     logger.warning("%s: %s; asking again, from here on without a word", self._key, last)
@@ -212,7 +224,9 @@ class EndpointClient:
             f"{MENDS[last.kind].format(key=self._key, api=api)}, and take the run up again"
         )
 
-    async def _ask(self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body, is_retry: bool) -> AnswerT:
+    async def _ask(
+        self, client: "AsyncOpenAI", api: Api[AnswerT], body: Body, is_retry: bool, work: "_Work"
+    ) -> AnswerT:
         """What one request gives, when it may begin. Raises Failure if another may give more."""
         import httpx2
         import openai
@@ -227,8 +241,10 @@ class EndpointClient:
         left_out = ["OpenAI-Organization", "OpenAI-Project", *([] if self._api_key else ["Authorization"])]
         options = {"headers": dict.fromkeys(left_out, openai.Omit())}
         try:
-            async with asyncio.timeout(seconds):  # httpx's own is for each piece of an answer: some servers trickle
-                response = await client.post(api.path, cast_to=httpx2.Response, body=body, options=options)
+            # httpx's own is for each piece of an answer: some servers trickle.
+            with work.under_way():
+                async with asyncio.timeout(seconds):
+                    response = await client.post(api.path, cast_to=httpx2.Response, body=body, options=options)
         except TimeoutError:
             raise Failure("timeouts", f"no answer within {seconds:g} s") from None
         except openai.APIStatusError as error:
@@ -314,6 +330,33 @@ class EndpointClient:
         return clean[:MAX_REASON_CHARACTERS]  # only now: half of a key is too much
 
 
+class _Work:
+    """The workers of one call. At the first failure those end that wait for something, but for an answer."""
+
+    def __init__(self):
+        self.failed: Exception | None = None
+        self.workers: list[asyncio.Task] = []
+        self._under_way: set[asyncio.Task | None] = set()
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """While a worker waits for an answer, which the server may bill for."""
+        worker = asyncio.current_task()
+        self._under_way.add(worker)
+        try:
+            yield
+        finally:
+            self._under_way.discard(worker)
+
+    def end(self, failure: Exception) -> None:
+        """Remembers the first failure, and ends who waits."""
+        if self.failed is not None:
+            return
+        self.failed = failure
+        for worker in {*self.workers} - self._under_way - {asyncio.current_task()}:
+            worker.cancel()
+
+
 class Pace:
     """When requests may begin, in seconds of the caller's clock: evenly, since a server's minutes are its own."""
 
@@ -373,7 +416,7 @@ def said_in(content: bytes) -> str:
     """What a body says for people, if it is an error in one of the usual forms; else its first line."""
     try:
         said = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return next(iter(content.decode("utf-8", "replace").strip().splitlines()), "nothing")
     for name in ("error", "message", "detail"):
         said = said.get(name) or said if isinstance(said, dict) else said

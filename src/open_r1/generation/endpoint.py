@@ -8,6 +8,7 @@ import asyncio
 import functools
 import hashlib
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from open_r1.recipe import Endpoint, Thinking
 MODERATED = "content_filter"
 ENDED, TRUNCATED = "stop", "length"
 SCHEMA_NAME = "verdict"
+ZERO_WIDTH_SPACE = "\u200b"
 OURS, OURS_TO_DROP = ("model", "messages", "n", "stream"), ("temperature", "top_p", "max_tokens", "seed")
 
 
@@ -152,48 +154,54 @@ def read_answer(content: bytes, thinking: Thinking) -> Completion:
     """
     try:
         answer = json.loads(content)
-    except ValueError:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError):  # UnicodeDecodeError is one
         raise ValueError(f"the answer is no JSON: {said_in(content)}") from None
+    num_tokens, num_prompt_tokens = (_usage(answer, name) for name in ("completion_tokens", "prompt_tokens"))
+    is_counted = num_tokens is not None or num_prompt_tokens is not None
+    useless = functools.partial(Useless, tokens=(num_prompt_tokens, num_tokens or 0)) if is_counted else ValueError
     try:
         choice = answer["choices"][0]
         message, finish_reason = choice["message"], choice["finish_reason"]
         text, reasoning = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError(f"the answer has no choices[0].message and finish_reason: {said_in(content)}") from None
-    num_tokens, num_prompt_tokens = (_usage(answer, name) for name in ("completion_tokens", "prompt_tokens"))
+        raise useless(f"the answer has no choices[0].message and finish_reason: {said_in(content)}") from None
     refusal = message.get("refusal")
     if finish_reason == MODERATED or (refusal and not text):
         reason = " ".join(str(refusal or MODERATED).split())
         return Completion(
             "", 0, False, refused=reason, num_prompt_tokens=num_prompt_tokens, num_refused_tokens=num_tokens or 0
         )
-    tokens = (num_prompt_tokens, num_tokens)
-    useless = ValueError if num_tokens is None else functools.partial(Useless, tokens=tokens)
     if finish_reason not in (ENDED, TRUNCATED):
         raise useless(f"the answer was broken off: finish_reason {finish_reason!r}")
-    if not isinstance(text, str) and not (text is None and isinstance(reasoning, str) and reasoning):
+    is_cut, has_thought = finish_reason == TRUNCATED, isinstance(reasoning, str) and bool(reasoning)
+    if not isinstance(text, str) and not (text is None and (has_thought or is_cut)):
         raise useless(f"the answer's message.content is {type(text).__name__}, no string")
     if num_tokens is None:
-        raise ValueError("the answer has no usage.completion_tokens")
-    whole = _with_thinking(text or "", reasoning, thinking) if isinstance(reasoning, str) else text
+        raise useless("the answer has no usage.completion_tokens")
+    # Cut off in thinking that the server does not show, it is nothing.
+    whole = _with_thinking(text or "", reasoning, thinking) if has_thought else text or ""
     # Half of a surrogate pair, which JSON can hold, could not be written to any file later.
     whole = whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    is_cut = finish_reason == TRUNCATED
     return Completion(whole, num_tokens=num_tokens, truncated=is_cut, num_prompt_tokens=num_prompt_tokens)
 
 
-def _usage(answer: dict, name: str) -> int | None:
-    usage = answer.get("usage")
+def _usage(answer: Any, name: str) -> int | None:
+    """What a server says that it took; None if that is no number of tokens."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
     number = usage.get(name) if isinstance(usage, dict) else None
-    return number if isinstance(number, int) else None
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+        return None
+    return int(number)
 
 
 def _with_thinking(text: str, reasoning: str, thinking: Thinking) -> str:
     """What the model wrote, before its server took thinking and answer apart.
 
-    Without an answer the thinking is left open: a completion that ended while it thought did not close it.
+    Without an answer the thinking is left open: a completion that ended while it thought did not close it. Nor does a
+    closing mark that is quoted in what the server calls thinking: it is broken up.
     """
     if not reasoning or text.lstrip().startswith(thinking.open):
         return text
+    reasoning = reasoning.replace(thinking.close, f"{thinking.close[:1]}{ZERO_WIDTH_SPACE}{thinking.close[1:]}")
     thought = ("" if thinking.prefilled else f"{thinking.open}\n") + reasoning.strip("\n")
     return f"{thought}\n{thinking.close}\n\n" + text.lstrip("\n") if text else thought

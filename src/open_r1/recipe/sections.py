@@ -307,8 +307,8 @@ class Judge(Section):
     batch_size: int = Field(default=64, gt=0)
     """Verdicts that a model in this process gives at once."""
     cache: str | None = None
-    """Folder of the verdicts, relative to the recipe; default: the run's own. One that several runs share is paid for
-    once."""
+    """Folder of the verdicts, relative to the recipe; default: the run's own. What stands there when a run begins is
+    not paid for again; runs at work at once do not see each other's. Of a server the model's name tells who judged."""
     usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
     usd_per_million_completion_tokens: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, gt=0)

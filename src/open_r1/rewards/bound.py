@@ -4,12 +4,15 @@ import asyncio
 import functools
 import inspect
 import math
+import queue
 import random
 import re
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +48,34 @@ class _Work:
     seconds: float = 0.0
     extras: list[tuple[str, list]] = field(default_factory=list)
     metrics: list[tuple[str, float]] = field(default_factory=list)
+
+
+class _Background:
+    """A thread that does one thing after the other, and that a process which ends does not wait for.
+
+    Those of ThreadPoolExecutor are waited for: who waits for a server would keep the process, and its GPU, for hours.
+    """
+
+    def __init__(self, name: str):
+        self._tasks: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=_do_all, args=(self._tasks,), name=name, daemon=True).start()
+        weakref.finalize(self, self._tasks.put, None)
+
+    def submit(self, task: Callable[[], Any]) -> Future:
+        """Does it when all before is done; the future has what it gives or raises."""
+        future: Future = Future()
+        self._tasks.put((future, task))
+        return future
+
+
+def _do_all(tasks: queue.SimpleQueue) -> None:
+    while (entry := tasks.get()) is not None:
+        future, task = entry
+        try:
+            future.set_result(task())
+        except BaseException as error:  # noqa: BLE001 - its caller's, who gets it with the future
+            future.set_exception(error)
+        del entry, future, task  # while it waits for the next one it keeps nothing alive
 
 
 class BoundReward:
@@ -87,7 +118,7 @@ class BoundReward:
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
-        self._background: ThreadPoolExecutor | None = None
+        self._background: _Background | None = None
         self._waiting: deque[_Rows] = deque()
         self._begun: list[Future[_Work | None]] = []
 
@@ -100,7 +131,7 @@ class BoundReward:
         if not self.starts_early:
             return
         if self._background is None:
-            self._background = ThreadPoolExecutor(1, thread_name_prefix=f"reward {self.__name__}")
+            self._background = _Background(f"reward {self.__name__}")
         positions = list(range(len(completions)) if positions is None else positions)
         self._waiting.append(_Rows(positions, list(completions), columns))
         self._begun.append(self._background.submit(self._work_on_waiting))
