@@ -180,7 +180,7 @@ class EndpointClient:
 
         async def answer_some() -> None:
             # Room comes first: a row that was taken and not answered would be lost to the other workers.
-            while await room.acquire() and work.failed is None and (row := next(asked, None)) is not None:
+            while await room.acquire() and (row := next(asked, None)) is not None:
                 key, body = row
                 self._num_rows += 1
                 try:
@@ -190,6 +190,8 @@ class EndpointClient:
                         self._note_refusal(answer.refused)
                 except (RunStopped, RecipeError) as failure:
                     work.end(failure)
+                if work.failed is not None:
+                    return
 
         async with self._client() as client:
             try:
