@@ -281,6 +281,23 @@ def test_what_was_judged_is_not_asked_again_by_this_judge_or_another(tmp_path):
     assert other.report()["cached"] == other.report()["verdicts"] == num_requests
 
 
+def test_nothing_is_asked_where_there_is_nothing_to_compare_and_all_else_with_the_seed_that_it_has(tmp_path):
+    groups = [["alone", "alone"], ["a", "b"], ["c"], [], ["dd", "ee", "dd"]]
+    servers = [OpenAIServer(answer=verdict_by(likes_length)) for _ in range(2)]
+    for server, only_to_compare in zip(servers, (False, True), strict=True):
+        with server:
+            judge = judge_of(recipe_with(server), tmp_path / str(only_to_compare))
+            scores = judge.scores(ORDER, PROMPTS[: len(groups)], groups, only_to_compare=only_to_compare)
+    assert scores == [None, [1.0, 1.0], None, None, [2.0, 2.0, 2.0]]
+    alone = {("alone",), ("c",)}
+    compared = {key: number for key, number in asked(servers[0]).items() if texts_in(key) not in alone}
+    assert asked(servers[1]) == compared and len(compared) < len(asked(servers[0]))
+
+
+def texts_in(asked: tuple[str, int]) -> tuple[str, ...]:
+    return tuple(shown_in([{"content": asked[0]}]).answers.values())
+
+
 def asked(server: OpenAIServer) -> Counter:
     return Counter((body["messages"][-1]["content"], body["seed"]) for body in server.requests)
 

@@ -500,7 +500,7 @@ def test_scores_that_differ_by_rounding_alone_are_equal(preferred, monkeypatch):
         def tally(self):
             return {}
 
-        def scores(self, rubric, prompts, groups, thinking):
+        def scores(self, rubric, prompts, groups, thinking, only_to_compare):
             return [[0.1 + 0.2 if index % 2 else 0.3 for index, _ in enumerate(group)] for group in groups]
 
     monkeypatch.setattr(pairs, "ai_judge_of", lambda *arguments: Rounding())

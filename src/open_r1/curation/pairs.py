@@ -9,7 +9,6 @@ which the mean scores differ by more than 1 are kept, and the lengths of better 
 """
 
 import functools
-import itertools
 import json
 import random
 import shutil
@@ -133,10 +132,7 @@ def _check_kept(recipe: Recipe, counts: Mapping[str, Any]) -> None:
 def _judge(
     recipe: Recipe, run_dir: Path, num_completions: int, tokenizer, verdicts: Counter[str], asks_again: bool
 ) -> Judge:
-    """Rows of completions/, scored by the recipe's judge against the rubric of `preferences`.
-
-    Nobody is asked about prompts whose answers can be no pair: with fewer than two that differ in what the judge sees.
-    """
+    """Rows of completions/, scored by the recipe's judge against the rubric of `preferences`."""
     judge = ai_judge_of(recipe, run_dir, asks_again)
     rubric = load_rubric(recipe.path(recipe.preferences.rubric))
     thinking = thinking_after(tokenizer, recipe.thinking)
@@ -144,15 +140,15 @@ def _judge(
     def scored_rows(rows, completions_PG) -> tuple[list[dict[str, Any]], dict[str, float]]:
         before = judge.tally()
         answered_PG = [[c for c in group if c.refused is None and not c.truncated] for group in completions_PG]
-        asked_P = [len({rubric.seen(c.text, thinking) for c in group}) > 1 for group in answered_PG]
-        texts_PG = [[c.text for c in group] for group, asked in zip(answered_PG, asked_P, strict=True) if asked]
-        prompts = [row["prompt"] for row, asked in zip(rows, asked_P, strict=True) if asked]
-        given = itertools.chain.from_iterable(judge.scores(rubric, prompts, texts_PG, thinking))
+        prompts = [row["prompt"] for row in rows]
+        texts_PG = [[c.text for c in group] for group in answered_PG]
+        scores_PG = judge.scores(rubric, prompts, texts_PG, thinking, only_to_compare=True)
         scored = []
-        for row, group, asked in zip(rows, completions_PG, asked_P, strict=True):
+        for row, group, scores in zip(rows, completions_PG, scores_PG, strict=True):
+            given = iter(scores or ())
             for sample, completion in enumerate(group):
                 why = REFUSED if completion.refused is not None else TRUNCATED if completion.truncated else None
-                score = next(given) if asked and why is None else None
+                score = next(given, None) if why is None else None
                 scored.append(
                     {
                         **row,
@@ -162,7 +158,8 @@ def _judge(
                         "truncated": completion.truncated,
                         "refused": completion.refused,
                         "score": None if score is None else round(score, DIGITS),
-                        "dropped_for": why or (None if score is not None else NOT_SCORED if asked else NOT_ASKED),
+                        "dropped_for": why
+                        or (None if score is not None else NOT_ASKED if scores is None else NOT_SCORED),
                     }
                 )
         verdicts.update(verdicts_in(row["dropped_for"] for row in scored))

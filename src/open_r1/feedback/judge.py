@@ -7,7 +7,7 @@ import os
 import statistics
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,12 +101,15 @@ class ModelJudge:
         prompts: Sequence[Conversation],
         groups: Sequence[Sequence[str]],
         thinking: Thinking = Thinking(),
-    ) -> list[list[float | None]]:
+        only_to_compare: bool = False,
+    ) -> list[list[float | None] | None]:
         """For each of P prompts the scores of its completions, on the rubric's scale; None for one without a verdict.
 
         A score is the mean over all judgements of the answer that can be read. Equal answers to a prompt are judged
         once. Where the rubric shows answers alone, a completion whose thinking never ends is not judged: its score is
-        the lowest. `thinking` is how the completions mark their thinking.
+        the lowest. `thinking` is how the completions mark their thinking. If scores are `only_to_compare`, nothing is
+        asked about prompts with fewer than two completions that differ in what the judge sees, and None is in the place
+        of their scores.
 
         All verdicts that the cache does not have are asked for together, and are in it as soon as they have come.
         Raises RunStopped if the server fails, verdicts cannot be written down, or more would be spent than the recipe
@@ -114,17 +117,23 @@ class ModelJudge:
         while it judges waits.
         """
         with self._lock:
-            return self._scores(rubric, prompts, groups, thinking)
+            return self._scores(rubric, prompts, groups, thinking, only_to_compare)
 
-    def _scores(self, rubric, prompts, groups, thinking) -> list[list[float | None]]:
+    def _scores(self, rubric, prompts, groups, thinking, only_to_compare) -> list[list[float | None] | None]:
         seen_PG = [[rubric.seen(text, thinking) for text in group] for group in groups]
         asked_P = [
             [self._asked(rubric, prompt, unit) for unit in self._units(prompt, seen_G)]
             for prompt, seen_G in zip(prompts, seen_PG, strict=True)
         ]
-        verdicts = self._verdicts(rubric, [asked for units in asked_P for unit in units for asked in unit])
-        scores_PG = []
-        for units, seen_G in zip(asked_P, seen_PG, strict=True):
+        needed_P = [not only_to_compare or len(set(seen_G)) > 1 for seen_G in seen_PG]
+        places = [asked for units in asked_P for unit in units for asked in unit]
+        needed_units = [unit for units, needed in zip(asked_P, needed_P, strict=True) if needed for unit in units]
+        verdicts = self._verdicts(rubric, places, {asked.key for unit in needed_units for asked in unit})
+        scores_PG: list[list[float | None] | None] = []
+        for units, seen_G, needed in zip(asked_P, seen_PG, needed_P, strict=True):
+            if not needed:
+                scores_PG.append(None)
+                continue
             score_of = self._score_of(rubric, units, verdicts) | {None: float(rubric.lowest)}
             scores_PG.append([score_of.get(seen) for seen in seen_G])
         return scores_PG
@@ -168,12 +177,15 @@ class ModelJudge:
             asked.append(Asked(key, messages, schema, shown))
         return asked
 
-    def _verdicts(self, rubric: Rubric, wanted: Sequence[Asked]) -> dict[str, list[dict[str, int]] | None]:
-        """Key -> the verdict, None if it cannot be read or was refused."""
-        asked = list({each.key: each for each in wanted}.values())
+    def _verdicts(
+        self, rubric: Rubric, places: Sequence[Asked], needed: set[str]
+    ) -> dict[str, list[dict[str, int]] | None]:
+        """Key -> the verdict, None if it cannot be read or was refused, of those keys that are needed."""
+        places = list({each.key: each for each in places}.values())
+        asked = [each for each in places if each.key in needed]
         found = {each.key: verdict for each in asked if (verdict := self._found(each, rubric)) is not None}
         self._counts.update(verdicts=len(asked), cached=len(found))
-        found |= self._sampled(asked, found)
+        found |= self._sampled(places, needed - found.keys())
         verdicts = {each.key: _read(found[each.key], rubric, len(each.shown)) for each in asked}
         refused = {key for key, verdict in found.items() if verdict.refused is not None}
         unreadable = {key for key, verdict in verdicts.items() if verdict is None} - refused
@@ -192,15 +204,16 @@ class ModelJudge:
         self._cache.take_back(asked.key)
         return None
 
-    def _sampled(self, asked: Sequence[Asked], found: Mapping[str, Completion]) -> dict[str, Completion]:
-        """What the model says to all that was not found; each is in the cache as soon as it is there.
+    def _sampled(self, asked: Sequence[Asked], missing: Collection[str]) -> dict[str, Completion]:
+        """What the model says to those whose keys are missing; each is in the cache as soon as it is there.
 
-        The backend is told of all that is asked, so that a verdict has the seed of its place in this call, whatever an
-        earlier attempt has left in the cache; and another one if it was taken back, or it would be the same.
+        The backend is told of all that could be asked, so that a verdict has the seed of its place in this call,
+        whatever is needed, and whatever an earlier attempt has left in the cache; and another one if it was taken back,
+        or it would be the same.
         """
         wanted_of: dict[int, set[Row]] = defaultdict(set)
         for index, each in enumerate(asked):
-            if each.key not in found:
+            if each.key in missing:
                 wanted_of[self._cache.times_taken_back(each.key)].add((index, 0))
         messages, schemas = [each.messages for each in asked], [each.schema for each in asked]
         sampled = {}
