@@ -82,6 +82,7 @@ def test_lora_is_merged_into_what_is_saved(tokenizer, smallest_model, tmp_path):
         (["q_prj"], r"no module is called 'q_prj' \(linear ones are .*q_proj.*\); did you mean q_proj\?"),
         (["q_proj", "up_prj"], r"no module is called 'up_prj' .*did you mean up_proj\?"),
         (["proj"], "no module is called 'proj'"),
+        ("*proj", r"'\*proj' is no regular expression \(nothing to repeat"),
         ("q_proj", r"; write a list, \[q_proj\], for a text is an expression for the whole name"),
     ],
     ids=str,

@@ -184,6 +184,13 @@ def _check_target_modules(recipe: Recipe, model: PreTrainedModel) -> None:
     if wanted == "all-linear":
         return
     if isinstance(wanted, str):  # an expression, for whole names
+        try:
+            re.compile(wanted)
+        except re.error as error:
+            raise RecipeError(
+                f"{recipe.source}: model.lora.target_modules: {wanted!r} is no regular expression ({error}); write a "
+                f"list of names, or one like .*proj"
+            ) from None
         absent = [] if any(re.fullmatch(wanted, name) for name in names) else [wanted]
     else:
         absent = [each for each in wanted if not any(f".{name}".endswith(f".{each}") for name in names)]

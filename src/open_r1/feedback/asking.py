@@ -16,9 +16,9 @@ from typing import Any
 import jinja2
 
 from open_r1.feedback.rubric import TEMPLATES, Rubric
+from open_r1.generation.sampling import ZERO_WIDTH_SPACE, broken_up
 from open_r1.recipe import RecipeError
 
-ZERO_WIDTH_SPACE = "\u200b"
 # <|im_end|>, <|eot_id|>, … and DeepSeek's <｜…｜>; [|…|] of EXAONE; Llama 2, Mistral, Gemma, GLM, Seed-OSS, Nemotron,
 # T5, Ling, SmolVLM; [e~[ and ]~b] of MiniMax; BERT's.
 CONTROL_TOKEN = re.compile(
@@ -105,7 +105,7 @@ def harmless(text: str, control_tokens: Iterable[str] = ()) -> str:
     """
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     for token in control_tokens:
-        text = text.replace(token, f"{token[0]}{ZERO_WIDTH_SPACE}{token[1:]}")
+        text = text.replace(token, broken_up(token))
     return CONTROL_TOKEN.sub(rf"\g<first>{ZERO_WIDTH_SPACE}", text)
 
 

@@ -83,8 +83,8 @@ class Spending:
                 spending._spent_before = tokens
         if share := share_of(folder):
             spending._num_shares = share.count
-        spending._spent_elsewhere = _spent_in(_elsewhere(folder))
-        spending._spent_anywhere = _spent_in(directories_of_run(folder))
+        _, spending._spent_elsewhere = _sum_in(_elsewhere(folder))
+        _, spending._spent_anywhere = _sum_in(directories_of_run(folder))
         return spending
 
     def save(self) -> None:
@@ -185,11 +185,7 @@ class Spending:
 
 def spent_in(folders: Iterable[Path], section: Judge) -> dict[str, Any]:
     """Requests, tokens and usd that all processes of runs have left in their folders; usd is None without a price."""
-    num_requests, spent = 0, NOTHING
-    for folder in folders:
-        for _, requests, tokens in _spent_by_processes(folder):
-            num_requests, spent = num_requests + requests, _sum(spent, tokens)
-    return _in_all(section, num_requests, spent)
+    return _in_all(section, *_sum_in(folders))
 
 
 def _elsewhere(folder: Path) -> list[Path]:
@@ -200,12 +196,13 @@ def _elsewhere(folder: Path) -> list[Path]:
     return [run_dir, *(path for other, path in directories_of_shares(run_dir).items() if other.count != share.count)]
 
 
-def _spent_in(folders: Iterable[Path]) -> Tokens:
-    spent = NOTHING
+def _sum_in(folders: Iterable[Path]) -> tuple[int, Tokens]:
+    """Requests and tokens of all processes that have left theirs in the folders."""
+    num_requests, spent = 0, NOTHING
     for folder in folders:
-        for _, _, tokens in _spent_by_processes(folder):
-            spent = _sum(spent, tokens)
-    return spent
+        for _, requests, tokens in _spent_by_processes(folder):
+            num_requests, spent = num_requests + requests, _sum(spent, tokens)
+    return num_requests, spent
 
 
 def _spent_by_processes(folder: Path) -> Iterator[tuple[Path, int, Tokens]]:

@@ -14,13 +14,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from open_r1.generation.client import Api, Body, EndpointClient, Failure, Useless, said_in
-from open_r1.generation.sampling import Completion, Conversation, Meter, Row, Sampling, Tokens
+from open_r1.generation.sampling import Completion, Conversation, Meter, Row, Sampling, Tokens, broken_up
 from open_r1.recipe import Endpoint, Thinking
 
 MODERATED = "content_filter"
 ENDED, TRUNCATED = "stop", "length"
 SCHEMA_NAME = "verdict"
-ZERO_WIDTH_SPACE = "\u200b"
 OURS, OURS_TO_DROP = ("model", "messages", "n", "stream"), ("temperature", "top_p", "max_tokens", "seed")
 
 
@@ -202,6 +201,6 @@ def _with_thinking(text: str, reasoning: str, thinking: Thinking) -> str:
     """
     if not reasoning or text.lstrip().startswith(thinking.open):
         return text
-    reasoning = reasoning.replace(thinking.close, f"{thinking.close[:1]}{ZERO_WIDTH_SPACE}{thinking.close[1:]}")
+    reasoning = reasoning.replace(thinking.close, broken_up(thinking.close))
     thought = ("" if thinking.prefilled else f"{thinking.open}\n") + reasoning.strip("\n")
     return f"{thought}\n{thinking.close}\n\n" + text.lstrip("\n") if text else thought

@@ -4,8 +4,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+ZERO_WIDTH_SPACE = "\u200b"
 Conversation = Sequence[Mapping[str, str]]  # messages with role and content, the last one the user's
 Row = tuple[int, int]  # which conversation, and which of its samples, both counted from 0
+
+
+def broken_up(mark: str) -> str:
+    """A mark or control token as text, which is none any more: a zero-width space stands behind its first character."""
+    return f"{mark[:1]}{ZERO_WIDTH_SPACE}{mark[1:]}"
 
 
 @dataclass(frozen=True)
